@@ -141,10 +141,16 @@ pub(crate) async fn call(exchange: &Rc<Exchange>, request: &mut Request<Upload>)
                 exchange.set_token(admission.holder.token);
             }
             let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-            match gate.cache.as_ref().filter(|_| is_read && permit.is_fetched()) {
-                None => forward::forward(exchange, &permit, request).await,
+            match &gate.cache {
                 // Boxed: it is rare, and would make every exchange's state several times as large.
-                Some(cache) => Box::pin(cache::serve(cache, exchange, permit, request)).await,
+                Some(cache) if is_read && permit.is_fetched() => {
+                    Box::pin(cache::serve(cache, exchange, permit, request)).await
+                }
+                cache => {
+                    let reply = forward::forward(exchange, &permit, request).await;
+                    cache.iter().for_each(|cache| cache.overhear(&permit, &reply));
+                    reply
+                }
             }
         }
         Err(refusal) => Err(refused(exchange, request.headers(), digest, refusal)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
 
 use super::delivery::Delivery;
 use super::exchange::Exchange;
@@ -287,6 +288,8 @@ pub(super) enum Collected {
     TooLarge,
     /// Nothing has come for a while.
     Paused,
+    /// It has come so far without a pause, and is not whole by then.
+    Late,
 }
 
 /// What is still to come of an upstream's reply. Its end is the end that its framing says; whatever else ends it is an error,
@@ -318,18 +321,25 @@ impl Relayed {
         Self { begun: Bytes::new(), rest: None, delivery: Some(delivery) }
     }
 
-    /// Receives all of it, if it has no more than `limit` bytes and comes without such a pause. Otherwise nothing of it is lost,
-    /// and it may be called again.
+    /// Receives all of it, if it has no more than `limit` bytes, comes without such a pause, and is whole by `due`. Otherwise nothing of
+    /// it is lost, and it may be called again.
     ///
     /// # Errors
     /// [`Cut`], when it breaks off.
-    pub(super) async fn collect(&mut self, limit: usize, pause: Duration) -> Result<Collected, Cut> {
+    pub(super) async fn collect(
+        &mut self,
+        limit: usize,
+        pause: Duration,
+        due: Option<Instant>,
+    ) -> Result<Collected, Cut> {
         let mut collected = BytesMut::new();
         let ending = loop {
             let frame = poll_fn(|context| Pin::new(&mut *self).poll_frame(context));
-            match tokio::time::timeout(pause, frame).await {
+            let left = due.map(|due| due.saturating_duration_since(Instant::now())).filter(|left| *left < pause);
+            match tokio::time::timeout(left.unwrap_or(pause), frame).await {
                 Ok(None) => return Ok(Collected::Whole(collected.freeze())),
                 Ok(Some(frame)) => collected.extend_from_slice(&frame?.into_data().unwrap_or_default()),
+                Err(_) if left.is_some() => break Collected::Late,
                 Err(_) => break Collected::Paused,
             }
             if collected.len() > limit {

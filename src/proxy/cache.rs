@@ -21,6 +21,8 @@ mod flight;
 mod keep;
 mod key;
 mod memory;
+mod outdated;
+mod readings;
 mod seal;
 mod settings;
 mod shared;
@@ -38,24 +40,36 @@ use tokio::sync::Notify;
 use super::body::{Relayed, Upload};
 use super::exchange::Exchange;
 use super::forward::forward;
+use super::path::normalise;
 use super::refusal::Refusal;
 use super::{Permit, usage};
 use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::sampler::Sampler;
-use crate::upstream::{CredentialMode, UpstreamConfig};
+use crate::upstream::{CredentialMode, UpstreamConfig, UpstreamName};
 use breaker::{Attempt, Breaker};
 use disk::Disk;
 use entry::Entry;
 use fetch::Fetch;
 use first_look::{Agent, FirstLooks};
 use flight::Flights;
-use key::{Key, Place};
+use key::{Key, Part, path_part};
 use memory::Memory;
+use outdated::Answered;
+use readings::Readings;
 
 pub(super) use blocks::Blocks;
 pub use settings::CacheConfig;
 pub use status::{CacheStatus, StoredConfiguration};
+
+/// Why a stored answer is given, as `Cache-Status` says it (RFC 9211): the Controller was asked, and is away,
+const AWAY: &str = "fwd=stale; detail=away";
+/// or says nothing,
+const SILENT: &str = "fwd=stale; detail=timeout";
+/// or it could not be asked, since the sidecar has as many requests under way there as it may,
+const OVERLOADED: &str = "fwd=stale; detail=overloaded";
+/// or it was not asked, since it is away.
+const UNASKED: &str = "hit; detail=away";
 
 /// How long a Controller may say nothing before the stored answer is given; and the longest wait for somebody else's fetch.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -70,6 +84,7 @@ pub struct Cache {
     without_disk: Option<String>,
     /// Something has to be written or removed.
     changed: Notify,
+    readings: Arc<Readings>,
     flights: Arc<Flights>,
     breaker: Arc<Breaker>,
     first_looks: FirstLooks,
@@ -123,6 +138,7 @@ impl Cache {
             disk,
             without_disk,
             changed: Notify::new(),
+            readings: Arc::default(),
             flights: Arc::default(),
             breaker: Arc::default(),
             first_looks: FirstLooks::default(),
@@ -154,38 +170,37 @@ impl Cache {
         self.memory.lock().last_modified(key, &self.config)
     }
 
-    async fn store(self: &Arc<Self>, key: &Key, entry: &Arc<Entry>) {
-        // It is compared with what is there.
-        self.load(key).await;
+    /// Unless it is outdated by now. Files that were not read yet are compared with it when they are.
+    fn store(&self, key: &Key, entry: &Arc<Entry>) {
         self.memory.lock().insert(key, Arc::clone(entry), &self.config);
         self.changed.notify_one();
     }
 
-    /// Takes note of what the Controller says: what is gone there is gone here.
-    fn heard(&self, key: &Key, status: StatusCode) {
+    /// Somebody was answered something else than a configuration: so the Controller is there.
+    pub(super) fn overhear(&self, permit: &Permit, reply: &Result<Response<Relayed>, Refusal>) {
+        if permit.upstream() == UpstreamName::Api && is_answer(reply) {
+            self.breaker.answered();
+        }
+    }
+
+    /// Takes note of what the Controller says of a path: what is gone there is gone here.
+    fn heard(&self, path: Part, status: StatusCode) {
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            let path = key.place.path;
-            self.flights.forget(|place| place.path == path);
             self.memory.lock().forget(Some(path));
             self.changed.notify_one();
         }
     }
 
     /// Another answer was given than can be stored: what was stored before is not true any more, in whatever form.
-    async fn supersede(self: &Arc<Self>, key: &Key) {
-        self.load(key).await;
-        let Place { path, subject, .. } = key.place;
-        self.flights.forget(|place| (place.path, place.subject) == (path, subject));
-        self.memory.lock().outdate(key, |_, _| true);
+    fn supersede(&self, key: &Key) {
+        self.memory.lock().outdate(key, Answered::another());
         self.changed.notify_one();
     }
 
     /// An answer was given that is not stored: what was modified at another time is not true any more.
     async fn outdate(self: &Arc<Self>, key: &Key, asked_at: Instant, modified: Option<&HeaderValue>) {
         self.load(key).await;
-        let is_before =
-            |_: &Place, entry: &Entry| entry.asked_at <= asked_at && entry.last_modified().as_ref() != modified;
-        self.memory.lock().outdate(key, is_before);
+        self.memory.lock().outdate(key, Answered { asked_at, modified: Some(modified.cloned()) });
         self.changed.notify_one();
     }
 }
@@ -212,7 +227,9 @@ pub(super) async fn serve(
     request: &mut Request<Upload>,
 ) -> Result<Response<Relayed>, Refusal> {
     let credential = &exchange.proxy.gate.api.config.credential;
-    let Some(key) = Key::of(request, &permit, credential) else { return forward(exchange, &permit, request).await };
+    let Some(key) = Key::of(request, &permit, credential) else {
+        return pass(cache, exchange, &permit, request).await;
+    };
     usage::note(exchange, &permit, request);
     let agent = Agent::of(exchange, &permit, &key, request.headers());
     let fetch = Fetch { cache, exchange, agent, permit: Rc::new(permit), key: Rc::new(key) };
@@ -222,29 +239,59 @@ pub(super) async fn serve(
     }
 }
 
-/// Whether the Controller is away: as it says itself, or since it cannot be asked.
-fn is_away(reply: &Result<Response<Relayed>, Refusal>) -> bool {
+/// Serves a fetch whose answer is nobody else's. What it shows of the Controller is for all.
+async fn pass(
+    cache: &Arc<Cache>,
+    exchange: &Rc<Exchange>,
+    permit: &Permit,
+    request: &mut Request<Upload>,
+) -> Result<Response<Relayed>, Refusal> {
+    let (path, mut attempt) = (normalise(request.uri().path()).map(|path| path_part(&path)), cache.breaker.must_ask());
+    let reply = forward(exchange, permit, request).await;
+    if permit.upstream() == UpstreamName::Api {
+        learn(&mut attempt, &reply);
+        if let (Ok(reply), Ok(path)) = (&reply, path) {
+            cache.heard(path, reply.status());
+        }
+    }
+    reply
+}
+
+/// Why the stored answer is given in the place of this, as `Cache-Status` says it; `None`: it is not.
+fn replaced(reply: &Result<Response<Relayed>, Refusal>) -> Option<&'static str> {
     match reply {
-        Ok(reply) => says_away(reply.status()),
-        Err(refusal) => is_outage(refusal),
+        Ok(reply) => says_away(reply.status()).then_some(AWAY),
+        Err(refusal) => unserved(refusal),
+    }
+}
+
+/// The same of a refusal. Not where the Controller refuses the sidecar's credential: that is an answer.
+fn unserved(refusal: &Refusal) -> Option<&'static str> {
+    match refusal {
+        Refusal::Upstream | Refusal::UpstreamTimeout => Some(AWAY),
+        Refusal::Overloaded => Some(OVERLOADED),
+        _ => None,
     }
 }
 
 /// What an attempt shows of the Controller.
 fn learn(attempt: &mut Attempt, reply: &Result<Response<Relayed>, Refusal>) {
+    if replaced(reply) == Some(AWAY) {
+        attempt.failed();
+    } else if is_answer(reply) {
+        attempt.answered();
+    }
+    // Else it ended for another reason.
+}
+
+/// Whether the Controller is there.
+fn is_answer(reply: &Result<Response<Relayed>, Refusal>) -> bool {
     match reply {
-        reply if is_away(reply) => attempt.failed(),
-        Ok(_) | Err(Refusal::UpstreamCredential) => attempt.answered(),
-        // It ended for another reason.
-        Err(_) => {}
+        Ok(reply) => !says_away(reply.status()),
+        Err(refusal) => matches!(refusal, Refusal::UpstreamCredential),
     }
 }
 
 fn says_away(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-/// Not where it refuses the sidecar's credential: that is an answer.
-fn is_outage(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Upstream | Refusal::UpstreamTimeout | Refusal::Overloaded)
 }

@@ -3,6 +3,7 @@
 mod authorised;
 mod breaker;
 mod disk;
+mod forgotten;
 mod head;
 mod memory;
 mod operators;

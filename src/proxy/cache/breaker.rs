@@ -2,7 +2,8 @@
 //!
 //! Open after one fetch, or `HEAD`, of a configuration that failed: no connection, 502, 503 or 504, nothing said for a while. While it is
 //! open, one request at a time asks (a probe), and everybody else is given what is stored, at once; who has nothing stored asks all
-//! the same, and is no probe. Closed by the first answer, to whomever it is.
+//! the same, and is no probe. Closed by the first answer of its API, to whomever and whatever it is; what was asked before that one, and
+//! fails after it, opens nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,11 +28,14 @@ struct State {
     probe: Option<u64>,
     /// How many there were.
     probes: u64,
+    /// When it answered last.
+    answered_at: Option<Instant>,
 }
 
 /// Leave to ask the Controller. Whoever has it says what came of that.
 pub(super) struct Attempt {
     breaker: Arc<Breaker>,
+    begun_at: Instant,
     /// `None`: it is no probe.
     probe: Option<u64>,
 }
@@ -49,12 +53,28 @@ impl Breaker {
             probe = Some(state.probes);
             state.probe = probe;
         }
-        Some(Attempt { breaker: Arc::clone(self), probe })
+        Some(Attempt { breaker: Arc::clone(self), begun_at: Instant::now(), probe })
     }
 
     /// Leave to ask, for one who cannot do without. It is no probe: it may wait for much longer than those who can.
     pub(super) fn must_ask(self: &Arc<Self>) -> Attempt {
-        Attempt { breaker: Arc::clone(self), probe: None }
+        Attempt { breaker: Arc::clone(self), begun_at: Instant::now(), probe: None }
+    }
+
+    /// The Controller is there.
+    pub(super) fn answered(&self) {
+        let mut state = self.state.lock();
+        state.answered_at = Some(Instant::now());
+        // Should it go away again, nobody waits for what asks still.
+        state.probe = None;
+        let since = state.open_since.take();
+        drop(state);
+        if let Some(since) = since
+            && let Some(left_out) = self.sampler.admit()
+        {
+            let away_seconds = since.elapsed().as_secs();
+            tracing::info!(away_seconds, left_out, "the Controller answers again: agents are given what it says");
+        }
     }
 
     /// For how long it is open; `None`: it is closed.
@@ -69,11 +89,15 @@ impl Breaker {
 }
 
 impl Attempt {
-    /// The Controller is away. Whoever asks next may find out again, also where this one goes on to wait.
+    /// The Controller is away, unless it has answered somebody since this one asked. Whoever asks next may find out again, also where
+    /// this one goes on to wait.
     pub(super) fn failed(&mut self) {
         let mut state = self.breaker.state.lock();
-        let was_closed = state.open_since.is_none();
         state.release(self.probe.take());
+        if state.answered_at.is_some_and(|answered| answered >= self.begun_at) {
+            return;
+        }
+        let was_closed = state.open_since.is_none();
         state.open_since.get_or_insert_with(Instant::now);
         drop(state);
         if was_closed {
@@ -89,17 +113,12 @@ impl Attempt {
 
     /// The Controller is there.
     pub(super) fn answered(&self) {
-        let mut state = self.breaker.state.lock();
-        // Should it go away again, nobody waits for what asks still.
-        state.probe = None;
-        let since = state.open_since.take();
-        drop(state);
-        if let Some(since) = since
-            && let Some(left_out) = self.breaker.sampler.admit()
-        {
-            let away_seconds = since.elapsed().as_secs();
-            tracing::info!(away_seconds, left_out, "the Controller answers again: agents are given what it says");
-        }
+        self.breaker.answered();
+    }
+
+    /// It is not known yet whether it is, and takes too long: whoever asks next may find out.
+    pub(super) fn release(&mut self) {
+        self.breaker.state.lock().release(self.probe.take());
     }
 }
 
@@ -147,8 +166,23 @@ mod tests {
         let mut probe = breaker.ask().expect("the last one is over");
         probe.answered();
         assert!(breaker.ask().is_some() && breaker.ask().is_some(), "closed");
-        probe.failed();
+        breaker.must_ask().failed();
         assert_eq!(breaker.opened(), 2);
+    }
+
+    #[test]
+    fn what_was_asked_before_the_last_answer_opens_nothing() {
+        let breaker = Arc::new(Breaker::default());
+        let mut stuck = breaker.must_ask();
+        stuck.failed();
+        breaker.answered();
+        stuck.failed();
+        assert_eq!((breaker.open_for(), breaker.opened()), (None, 1));
+        breaker.must_ask().failed();
+        assert!(breaker.open_for().is_some());
+        let mut probe = breaker.ask().expect("nobody asks");
+        probe.release();
+        assert!(breaker.ask().is_some() && breaker.open_for().is_some());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::first_look::Agent;
 use super::flight::{Landing, Outcome, State, Waiting};
 use super::key::Key;
 use super::shared::SharedFetch;
-use super::{Cache, PATIENCE, is_away, learn};
+use super::{AWAY, Cache, PATIENCE, SILENT, UNASKED, learn, replaced, unserved};
 use crate::clock::Instant;
 use crate::worker::alarm::{Admitted, Interrupt};
 use crate::worker::panic::Guard;
@@ -37,13 +37,6 @@ static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a client asks under a condition, or a part only: a fetch that is shared is for the whole.
 const CONDITIONS: [HeaderName; 6] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
-
-/// Why a stored answer is given, as `Cache-Status` says it (RFC 9211): the Controller was asked, and is away,
-const AWAY: &str = "fwd=stale; detail=away";
-/// or says nothing,
-const SILENT: &str = "fwd=stale; detail=timeout";
-/// or it was not asked, since it is away.
-const UNASKED: &str = "hit; detail=away";
 
 /// The Controller was asked, and its answer is not the one that the agent booted from.
 const FIRST_LOOK: &str = "tollgate; fwd=request; detail=first-look";
@@ -73,6 +66,8 @@ impl Fetch<'_> {
     pub(super) async fn get(&self, request: &mut Request<Upload>) -> Result<Response<Relayed>, Refusal> {
         // From here on a revocation interrupts it, whatever it waits for.
         let admitted = self.admit();
+        // One for all fetches that it may wait for: who began one may leave, or be revoked.
+        let (due, mut is_again) = (Instant::now() + PATIENCE, false);
         loop {
             let could_do_without =
                 self.cache.breaker.open_for().is_some() && self.cache.has(&self.key, request.headers()).await;
@@ -87,21 +82,27 @@ impl Fetch<'_> {
             let (mut waiting, landing) = self.cache.flights.join(self.key.place);
             let mut own = landing.map(|landing| self.begin(request, landing, attempt));
             match own {
-                // Who asked first waits as without the cache.
-                Some(_) => self.exchange.alarm.clear(),
-                None => self.exchange.alarm.set(PATIENCE),
+                // It says itself when the Controller was silent for so long.
+                Some(_) if !is_again => self.exchange.alarm.clear(),
+                _ => self.exchange.alarm.set(due.duration_since(Instant::now())),
             }
             self.exchange.waits_for_another();
-            let outcome = self.wait(&mut waiting, request.headers()).await?;
+            let outcome = self.wait(&mut waiting, request.headers(), own.is_some()).await?;
             self.exchange.record().inspect(|record| record.answered());
             let outcome = match outcome {
                 Waited::Done(outcome) => outcome,
                 Waited::Silent(entry) => return Ok(self.deliver(&entry, Some(SILENT), admitted)),
                 Waited::Late => return self.ask(request, admitted).await,
             };
-            let is_away = matches!(outcome, Outcome::Away(_) | Outcome::SaysAway);
-            if is_away && let Some(entry) = self.cache.find(&self.key, request.headers()).await {
-                return Ok(self.deliver(&entry, Some(AWAY), admitted));
+            let why = match &outcome {
+                Outcome::Away(refusal) => unserved(refusal),
+                Outcome::SaysAway => Some(AWAY),
+                _ => None,
+            };
+            if why.is_some()
+                && let Some(entry) = self.cache.find(&self.key, request.headers()).await
+            {
+                return Ok(self.deliver(&entry, why, admitted));
             }
             match outcome {
                 Outcome::Shared(entry) if own.is_some() => return Ok(self.deliver(&entry, None, admitted)),
@@ -115,11 +116,10 @@ impl Fetch<'_> {
                         return self.ask(request, admitted).await;
                     };
                     self.exchange.alarm.clear();
-                    self.note_fresh(&reply);
                     reply.body_mut().hand_over(self.exchange, admitted);
                     return Ok(reply);
                 }
-                Outcome::Again => {}
+                Outcome::Again => is_again = true,
             }
         }
     }
@@ -128,8 +128,8 @@ impl Fetch<'_> {
         self.permit.admission().map(|admission| self.exchange.alarm.admit(admission.terms))
     }
 
-    /// Waits for what comes of a fetch.
-    async fn wait(&self, waiting: &mut Waiting, asked: &HeaderMap) -> Result<Waited, Refusal> {
+    /// Waits for what comes of a fetch. Its own it goes on to wait for as without the cache, if nothing is stored.
+    async fn wait(&self, waiting: &mut Waiting, asked: &HeaderMap, is_own: bool) -> Result<Waited, Refusal> {
         let mut was_silent = false;
         loop {
             let is_late = match self.exchange.alarm.race(waiting.news(was_silent)).await {
@@ -145,7 +145,8 @@ impl Fetch<'_> {
                     waiting.make_do();
                     return Ok(Waited::Silent(entry));
                 }
-                None if is_late => return Ok(Waited::Late),
+                None if is_late && !is_own => return Ok(Waited::Late),
+                None if is_late => self.exchange.alarm.clear(),
                 None => was_silent = true,
             }
         }
@@ -197,16 +198,15 @@ impl Fetch<'_> {
         self.let_again(admitted)?;
         let mut attempt = self.cache.breaker.must_ask();
         let reply = self.patiently(request, &mut attempt, async || self.cache.has(&self.key, &asked).await).await;
-        if is_away(&reply)
+        if let why @ Some(_) = replaced(&reply)
             && let Some(entry) = self.cache.find(&self.key, &asked).await
         {
             self.disregard(reply);
             self.let_again(None)?;
-            return Ok(self.deliver(&entry, Some(AWAY), self.admit()));
+            return Ok(self.deliver(&entry, why, self.admit()));
         }
         if let Ok(reply) = &reply {
-            self.cache.heard(&self.key, reply.status());
-            self.note_fresh(reply);
+            self.cache.heard(self.key.place.path, reply.status());
             if reply.status() == StatusCode::OK {
                 self.cache.outdate(&self.key, asked_at, reply.headers().get(LAST_MODIFIED)).await;
             }
@@ -246,13 +246,6 @@ impl Fetch<'_> {
         self.exchange.unsettle();
     }
 
-    /// The agent has the Controller's answer.
-    fn note_fresh(&self, reply: &Response<Relayed>) {
-        if reply.status() == StatusCode::OK {
-            self.cache.first_looks.forgive(&self.agent);
-        }
-    }
-
     /// A revocation that was not noticed yet is forgotten with what it would have interrupted.
     fn let_again(&self, admitted: Option<Admitted>) -> Result<(), Refusal> {
         drop(admitted);
@@ -278,15 +271,16 @@ impl Fetch<'_> {
         let is_stored = async || self.cache.last_modified(&self.key).await.is_some();
         let reply = self.patiently(request, &mut attempt, is_stored).await;
         if let Ok(reply) = &reply {
-            self.cache.heard(&self.key, reply.status());
+            self.cache.heard(self.key.place.path, reply.status());
         }
-        match self.cache.last_modified(&self.key).await.filter(|_| is_away(&reply)) {
+        let Some(why) = replaced(&reply) else { return reply.map(|reply| self.at_first_look(reply)) };
+        match self.cache.last_modified(&self.key).await {
             Some((modified, entry)) => {
                 self.disregard(reply);
                 self.let_again(None)?;
-                Ok(self.tell(modified, &entry, AWAY))
+                Ok(self.tell(modified, &entry, why))
             }
-            None => reply.map(|reply| self.at_first_look(reply)),
+            None => reply,
         }
     }
 
@@ -331,12 +325,8 @@ impl Fetch<'_> {
                     self.cache.first_looks.owe(self.agent, modified);
                 }
             }
-            None => {
-                self.cache.first_looks.forgive(&self.agent);
-                if entry.aged > Duration::ZERO {
-                    fields.insert(AGE, entry.aged.as_secs().into());
-                }
-            }
+            None if entry.aged > Duration::ZERO => drop(fields.insert(AGE, entry.aged.as_secs().into())),
+            None => {}
         }
         let outcome = if stale.is_some() { tally::Outcome::Stored } else { tally::Outcome::Served };
         let mut reply = Response::new(Relayed::stored(self.delivery(entry.body(), admitted, outcome)));

@@ -4,9 +4,14 @@
 //! for the first time when the Controller is back would take the time of what was edited meanwhile for that of the stored answer which
 //! its agent booted from, and never load the edit. So that `HEAD` is told the time of the stored answer; the next one is told another,
 //! and the agent loads what the Controller has.
+//!
+//! Who looks cannot be told from others of one address and token. To be told too much an older time only costs a reload, or delays one;
+//! who is told too little never loads the edit. So an answer of the Controller's, which one of them may have been given, forgives
+//! none, and of several times the one that was owed first is told.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
@@ -14,11 +19,15 @@ use super::super::exchange::Exchange;
 use super::super::request::Origin;
 use super::super::{Permit, sanitize};
 use super::key::{Key, Part};
+use crate::clock::Instant;
 use crate::lock::Mutex;
 use crate::token::TokenId;
 
 /// How many are remembered since the last time that the others became the older ones: twice as many are at most.
 const GENERATION: usize = 1 << 16;
+
+/// Who has not looked for so long does not watch, or was restarted since: its look delays nobody's edit any more.
+const DUE: Duration = Duration::from_hours(1);
 
 /// An agent, as far as can be told: several that ask for the same with one token from one address are one, and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +55,8 @@ struct Generations {
 struct Due {
     modified: HeaderValue,
     times: u32,
+    /// When the last stored answer was given.
+    since: Instant,
 }
 
 impl Agent {
@@ -64,33 +75,29 @@ impl FirstLooks {
     /// It was given a stored answer, modified then.
     pub(super) fn owe(&self, agent: Agent, modified: HeaderValue) {
         let mut looks = self.0.lock();
-        let before = looks.take(&agent).filter(|due| due.modified == modified);
-        let times = before.map_or(0, |due| due.times).saturating_add(1);
+        let (modified, times) = looks.take(&agent).map_or((modified, 0), |due| (due.modified, due.times));
+        let times = times.saturating_add(1);
         if looks.young.len() >= GENERATION {
             looks.old = std::mem::take(&mut looks.young);
         }
-        looks.young.insert(agent, Due { modified, times });
+        looks.young.insert(agent, Due { modified, times, since: Instant::now() });
     }
 
     /// What the agent's watcher is to be told in place of what is true now.
     pub(super) fn pay(&self, agent: &Agent) -> Option<HeaderValue> {
         let mut looks = self.0.lock();
-        let Due { modified, times } = looks.take(agent)?;
+        let Due { modified, times, since } = looks.take(agent)?;
         if let Some(times @ 1..) = times.checked_sub(1) {
-            looks.young.insert(*agent, Due { modified: modified.clone(), times });
+            looks.young.insert(*agent, Due { modified: modified.clone(), times, since });
         }
         Some(modified)
-    }
-
-    /// It was given what the Controller says.
-    pub(super) fn forgive(&self, agent: &Agent) {
-        self.0.lock().take(agent);
     }
 }
 
 impl Generations {
     fn take(&mut self, agent: &Agent) -> Option<Due> {
-        self.young.remove(agent).or_else(|| self.old.remove(agent))
+        let due = self.young.remove(agent).or_else(|| self.old.remove(agent));
+        due.filter(|due| due.since.elapsed() < DUE)
     }
 }
 
@@ -115,12 +122,21 @@ mod tests {
         looks.owe(agent(2), at("then"));
         assert_eq!(looks.pay(&agent(3)), None);
         assert_eq!([1, 1, 1].map(|number| looks.pay(&agent(number))), [Some(at("then")), Some(at("then")), None]);
-        looks.forgive(&agent(2));
-        assert_eq!(looks.pay(&agent(2)), None);
-        // Of two stored answers the second is what it runs.
+        assert_eq!(looks.pay(&agent(2)), Some(at("then")));
+        // These may be two agents. Who runs the second loads it once more; who runs the first would never load it.
         looks.owe(agent(1), at("then"));
         looks.owe(agent(1), at("later"));
-        assert_eq!([looks.pay(&agent(1)), looks.pay(&agent(1))], [Some(at("later")), None]);
+        assert_eq!([1, 1, 1].map(|number| looks.pay(&agent(number))), [Some(at("then")), Some(at("then")), None]);
+    }
+
+    #[test]
+    fn who_has_not_looked_for_long_delays_nobody() {
+        let looks = FirstLooks::default();
+        looks.owe(agent(1), at("then"));
+        let since = Instant::now().checked_sub(DUE).unwrap_or(Instant::since_boot(Duration::ZERO));
+        looks.0.lock().young.values_mut().for_each(|due| due.since = since);
+        let is_up_for_so_long = Instant::now().uptime() >= DUE;
+        assert_eq!(looks.pay(&agent(1)).is_none(), is_up_for_so_long);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) enum State {
 pub(super) enum Outcome {
     /// An answer for all whom its `Vary` allows it.
     Shared(Arc<Entry>),
-    /// The Controller is away: what those are told who had no answer stored.
+    /// The Controller is away, or cannot be asked: what those are told who have no answer stored.
     Away(Refusal),
     /// The Controller says itself that it is away.
     SaysAway,
@@ -50,8 +50,6 @@ struct Flight {
     state: watch::Sender<State>,
     /// Somebody was given the stored answer in place of what it brings.
     is_owed: AtomicBool,
-    /// What it fetches was forgotten since it began: what it brings may be what was deleted.
-    is_outdated: AtomicBool,
 }
 
 /// Whoever waits for a fetch has this.
@@ -77,17 +75,10 @@ impl Flights {
             return (Waiting { seen: flight.state.subscribe(), flight: Arc::clone(flight) }, None);
         }
         let (state, seen) = watch::channel(State::Asking);
-        let flight = Arc::new(Flight { state, is_owed: AtomicBool::new(false), is_outdated: AtomicBool::new(false) });
+        let flight = Arc::new(Flight { state, is_owed: AtomicBool::new(false) });
         flights.insert(place, Arc::clone(&flight));
         let waiting = Waiting { seen, flight: Arc::clone(&flight) };
         (waiting, Some(Landing { flights: Arc::clone(self), place, flight }))
-    }
-
-    /// What is fetched of these places is not to be stored any more.
-    pub(super) fn forget(&self, is_meant: impl Fn(&Place) -> bool) {
-        for (_, flight) in self.0.lock().iter().filter(|(place, _)| is_meant(place)) {
-            flight.is_outdated.store(true, Ordering::Relaxed);
-        }
     }
 }
 
@@ -122,11 +113,6 @@ impl Landing {
     /// How far it is, short of its end.
     pub(super) fn is(&self, state: State) {
         self.flight.state.send_replace(state);
-    }
-
-    /// Whether what it fetches was forgotten since it began.
-    pub(super) fn is_outdated(&self) -> bool {
-        self.flight.is_outdated.load(Ordering::Relaxed)
     }
 
     /// It is over.

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 use super::CacheConfig;
 use super::entry::Entry;
 use super::key::{Key, Part, Place};
-use crate::clock::Instant;
+use super::outdated::{Answered, Outdated};
 
 /// What an entry takes besides its own bytes: its place in the map, what knows of its memory, and what an allocator loses in all of that.
 const OVERHEAD: usize = 448;
@@ -22,7 +22,8 @@ const ELDERS: usize = 16;
 /// Forms of one answer that are stored: more differ in what no agent says, and each is looked at for every request.
 const MAX_FORMS: usize = 16;
 
-/// A file that says the same is written again after so long: until then it only makes the answer look older than it is.
+/// A file that says the same is written again where it was asked for so much earlier, or an eighth of `max_age`: until then it only
+/// makes the answer look older than it is.
 const REWRITE: Duration = Duration::from_hours(1);
 
 /// The stored answers.
@@ -33,6 +34,7 @@ pub(super) struct Memory {
     eldest: Vec<(u64, Place)>,
     uses: u64,
     bytes: usize,
+    outdated: Outdated,
     /// Which files are not as they should be; `None`: there are no files.
     unsaved: Option<Unsaved>,
 }
@@ -65,8 +67,8 @@ struct Slot {
     content: Content,
     used: u64,
     hits: u32,
-    /// When its file was written: seconds since the machine's start.
-    saved_at: Option<NonZeroU32>,
+    /// When what its file says was asked for, in seconds since the machine's start; `None`: before that, or it is not known.
+    saved: Option<NonZeroU32>,
 }
 
 #[derive(Debug)]
@@ -144,19 +146,26 @@ impl Memory {
         self.slots(key).filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
+    /// So many of the files that were not read yet, from this one on.
+    pub(super) fn unread_from(&self, first: Place, count: usize) -> Vec<Place> {
+        let unread = self.entries.range(first..).filter(|(_, slot)| slot.entry().is_none());
+        unread.map(|(place, _)| *place).take(count).collect()
+    }
+
     /// The files that were not read yet.
     pub(super) fn all_unread(&self) -> Vec<Place> {
         self.entries.iter().filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
-    /// Stores an answer, and makes room for it. What another form of it says that was modified at another time is not true any more.
+    /// Stores an answer, and makes room for it, unless it is outdated. What another form of it says that was modified at another time
+    /// is not true any more.
     pub(super) fn insert(&mut self, key: &Key, entry: Arc<Entry>, bounds: &CacheConfig) {
         let Some(place) = entry.place() else { return };
-        if self.forms(key).any(|(_, other)| other.asked_at > entry.asked_at) {
-            return; // it comes late
+        if self.outdated.has(&place, &entry) || self.is_late(key, &place, &entry) {
+            return;
         }
-        let modified = entry.last_modified();
-        self.outdate(key, |other, form| *other != place && form.last_modified() != modified);
+        self.drop_unlike(key, &place, &entry);
+        self.is_told(Some(place.path));
         let others = || self.slots(key).filter(|(other, _)| **other != place);
         if others().count() >= MAX_FORMS
             && let Some(oldest) = others().min_by_key(|(_, slot)| slot.used).map(|(other, _)| *other)
@@ -166,27 +175,49 @@ impl Memory {
         let before = self.entries.get(&place);
         let hits = before.map_or(0, |slot| slot.hits);
         let is_same = before.and_then(Slot::entry).is_some_and(|before| before.is_same(&entry));
-        let is_recent =
-            |saved_at: &NonZeroU32| u64::from(now().get().saturating_sub(saved_at.get())) < REWRITE.as_secs();
-        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved_at| is_same && is_recent(saved_at));
-        self.put(place, Content::Entry(entry), hits, saved_at);
-        if saved_at.is_none() {
+        let rewrite = REWRITE.min(bounds.max_age / 8);
+        let is_recent = |saved: &NonZeroU32| {
+            entry.asked_at.uptime().saturating_sub(Duration::from_secs(saved.get().into())) < rewrite
+        };
+        let saved = before.and_then(|slot| slot.saved).filter(|saved| is_same && is_recent(saved));
+        self.put(place, Content::Entry(entry), hits, saved);
+        if saved.is_none() {
             self.unsave(place);
         }
         self.make_room(bounds);
     }
 
-    /// Forgets these forms of an answer.
-    pub(super) fn outdate(&mut self, key: &Key, is_outdated: impl Fn(&Place, &Entry) -> bool) {
+    /// Whether something was asked for later that is stored, and that this would not be true beside.
+    fn is_late(&self, key: &Key, place: &Place, entry: &Entry) -> bool {
+        let is_other =
+            |(other, form): &(&Place, &Arc<Entry>)| *other == place || form.last_modified() != entry.last_modified();
+        self.forms(key).filter(is_other).any(|(_, form)| form.asked_at > entry.asked_at)
+    }
+
+    /// An agent was told something that is not stored. A form that cannot be read cannot be compared with it.
+    pub(super) fn outdate(&mut self, key: &Key, answered: Answered) {
+        self.drop_forms(key, |_, form| form.is_none_or(|form| answered.outdates(form)));
+        self.outdated.answered(&key.place, answered);
         self.is_told(Some(key.place.path));
-        let outdated = self.forms(key).filter(|(place, form)| is_outdated(place, form));
-        let outdated: Vec<Place> = outdated.map(|(place, _)| *place).collect();
-        outdated.iter().for_each(|place| self.remove(place));
+    }
+
+    /// Forgets the other forms that were modified at another time.
+    fn drop_unlike(&mut self, key: &Key, place: &Place, entry: &Entry) {
+        let modified = entry.last_modified();
+        let is_unlike = |form: &Entry| form.last_modified() != modified;
+        self.drop_forms(key, |other, form| other != place && form.is_some_and(is_unlike));
+    }
+
+    /// Forgets these forms of an answer; `None`: one that was not read.
+    fn drop_forms(&mut self, key: &Key, is_meant: impl Fn(&Place, Option<&Entry>) -> bool) {
+        let meant = self.slots(key).filter(|(place, slot)| is_meant(place, slot.entry().map(Arc::as_ref)));
+        let meant: Vec<Place> = meant.map(|(place, _)| *place).collect();
+        meant.iter().for_each(|place| self.remove(place));
     }
 
     /// There is a file of so many bytes.
     pub(super) fn found(&mut self, place: Place, bytes: usize, bounds: &CacheConfig) {
-        self.put(place, Content::Unread(bytes), 0, Some(now()));
+        self.put(place, Content::Unread(bytes), 0, None);
         self.make_room(bounds);
     }
 
@@ -221,22 +252,27 @@ impl Memory {
 
     /// A file was read, or turned out to be none. `false`: what was stored meanwhile is newer.
     pub(super) fn read(&mut self, place: Place, entry: Option<Entry>) -> bool {
-        let Some(slot) = self.entries.get_mut(&place).filter(|slot| slot.entry().is_none()) else { return false };
-        match entry {
-            Some(entry) => {
-                self.bytes -= slot.size();
-                slot.content = Content::Entry(Arc::new(entry));
-                self.bytes += slot.size();
+        let Some(slot) = self.entries.get(&place).filter(|slot| slot.entry().is_none()) else { return false };
+        let bytes = slot.size();
+        match entry.and_then(|entry| Some((entry.key()?, entry))) {
+            Some((key, entry)) if self.is_late(&key, &place, &entry) => self.remove(&place),
+            Some((key, entry)) => {
+                self.drop_unlike(&key, &place, &entry);
+                if let Some(slot) = self.entries.get_mut(&place) {
+                    slot.saved = asked_in(&entry);
+                    slot.content = Content::Entry(Arc::new(entry));
+                    self.bytes = self.bytes - bytes + slot.size();
+                }
             }
             None => self.take(&place),
         }
         true
     }
 
-    fn put(&mut self, place: Place, content: Content, hits: u32, saved_at: Option<NonZeroU32>) {
+    fn put(&mut self, place: Place, content: Content, hits: u32, saved: Option<NonZeroU32>) {
         self.take(&place);
         self.uses += 1;
-        let slot = Slot { content, used: self.uses, hits, saved_at };
+        let slot = Slot { content, used: self.uses, hits, saved };
         self.bytes += slot.size();
         self.entries.insert(place, slot);
     }
@@ -313,6 +349,7 @@ impl Memory {
 
     /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
     pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
+        self.outdated.forget(path);
         self.is_told(path);
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
         let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
@@ -347,8 +384,9 @@ impl Memory {
         let place = unsaved.removals.pop_first().or_else(|| unsaved.writes.pop_first())?;
         let slot = self.entries.get_mut(&place);
         let entry = slot.and_then(|slot| {
-            slot.saved_at = Some(now());
-            slot.entry().cloned()
+            let entry = slot.entry().cloned()?;
+            slot.saved = asked_in(&entry);
+            Some(entry)
         });
         Some((place, entry))
     }
@@ -390,10 +428,10 @@ impl Slot {
     }
 }
 
-/// Seconds since the machine's start.
-fn now() -> NonZeroU32 {
-    let seconds = u32::try_from(Instant::now().uptime().as_secs());
-    seconds.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+/// At which second since the machine's start it was asked for; `None`: before that.
+fn asked_in(entry: &Entry) -> Option<NonZeroU32> {
+    let seconds = u32::try_from(entry.asked_at.uptime().as_secs()).ok();
+    seconds.and_then(NonZeroU32::new).filter(|_| entry.earlier.is_none())
 }
 
 impl Told {
@@ -413,6 +451,7 @@ mod tests {
     use http::header::{LAST_MODIFIED, VARY};
 
     use super::*;
+    use crate::clock::Instant;
 
     fn key(target: &str) -> Key {
         Key::new(target.to_owned(), Vec::new(), String::new(), None)
@@ -505,6 +544,68 @@ mod tests {
         memory.insert(&key, slow, &bounds);
         let found = memory.find(&key, &region("eu"), &bounds).expect("is there");
         assert_eq!(found.body().iter().collect::<Vec<_>>().concat(), b"new");
+    }
+
+    #[test]
+    fn what_was_forgotten_while_it_was_fetched_is_not_stored() {
+        let (mut memory, bounds, key) = (Memory::default(), bounds(1 << 20, 100), key("/c/a"));
+        for path in [Some(key.place.path), None] {
+            let slow = entry(&key, "eu", "then", b"old");
+            memory.forget(path);
+            memory.insert(&key, slow, &bounds);
+            assert!(!memory.has(&key, &region("eu"), &bounds));
+        }
+        memory.insert(&key, entry(&key, "eu", "then", b"new"), &bounds);
+        assert!(memory.has(&key, &region("eu"), &bounds));
+    }
+
+    /// An answer was stored before the files of its other forms were read.
+    #[test]
+    fn a_file_of_another_time_than_what_came_meanwhile_is_removed_when_it_is_read() {
+        let (mut memory, bounds, key) = (Memory::with_files(true), bounds(1 << 20, 100), key("/c/a"));
+        let [same, old] = [("us", "later"), ("asia", "then")].map(|(region, at)| entry(&key, region, at, b"x"));
+        let places = [&same, &old].map(|entry| entry.place().expect("has one"));
+        places.iter().for_each(|place| memory.found(*place, 100, &bounds));
+        memory.insert(&key, entry(&key, "eu", "later", b"x"), &bounds);
+        for (place, entry) in places.into_iter().zip([same, old]) {
+            assert!(memory.read(place, Arc::into_inner(entry)));
+        }
+        assert!(memory.has(&key, &region("us"), &bounds) && !memory.has(&key, &region("asia"), &bounds));
+        assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((places[1], false)));
+        assert_sound(&memory);
+    }
+
+    /// Else what is fetched each time would be too old after a restart.
+    #[test]
+    fn a_file_is_written_again_when_what_it_says_is_old() {
+        let key = key("/c/a");
+        let bounds = CacheConfig { max_age: Duration::from_secs(80), ..bounds(1 << 20, 100) };
+        let asked = |seconds| {
+            let at = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("it runs for longer");
+            let mut fields = HeaderMap::new();
+            fields.insert(LAST_MODIFIED, HeaderValue::from_static("then"));
+            Entry::new(&key, (at, &HeaderMap::new()), (StatusCode::OK, &fields), b"x")
+                .map(Arc::new)
+                .expect("is for all")
+        };
+        let is_written = |memory: &mut Memory| memory.next_unsaved().is_some();
+        for earlier_run in [false, true] {
+            let mut memory = Memory::with_files(true);
+            match earlier_run {
+                true => {
+                    memory.found(key.place, 100, &bounds);
+                    assert!(memory.read(key.place, Arc::into_inner(asked(20))));
+                }
+                false => {
+                    memory.insert(&key, asked(20), &bounds);
+                    assert!(is_written(&mut memory));
+                }
+            }
+            memory.insert(&key, asked(15), &bounds);
+            assert!(!is_written(&mut memory), "it says the same, and is not much younger");
+            memory.insert(&key, asked(0), &bounds);
+            assert!(is_written(&mut memory), "the file is of 20 s ago");
+        }
     }
 
     #[test]

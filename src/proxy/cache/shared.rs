@@ -16,7 +16,7 @@ use super::breaker::Attempt;
 use super::entry::{Entry, MAX_BODY};
 use super::flight::{Landing, Outcome, State};
 use super::key::Key;
-use super::{Cache, PATIENCE, is_outage, learn, says_away};
+use super::{Cache, PATIENCE, learn, says_away, unserved};
 use crate::clock::Instant;
 
 /// A fetch that several may wait for.
@@ -39,10 +39,10 @@ impl SharedFetch {
         landing: &Landing,
         mut attempt: Attempt,
     ) -> (Outcome, Option<Response<Relayed>>) {
-        let asked = (Instant::now(), request.headers().clone());
+        let (asked, due) = ((Instant::now(), request.headers().clone()), tokio::time::Instant::now() + PATIENCE);
         let reply = {
             let mut asking = pin!(forward(&self.exchange, &self.permit, &mut request));
-            match tokio::time::timeout(PATIENCE, asking.as_mut()).await {
+            match tokio::time::timeout_at(due, asking.as_mut()).await {
                 Ok(reply) => reply,
                 // It goes on: a Controller that is slow is heard all the same.
                 Err(_) => {
@@ -55,7 +55,7 @@ impl SharedFetch {
         let reply = match reply {
             Ok(reply) if self.is_for_all(&reply, &asked) => {
                 landing.is(State::Answered);
-                return self.receive(reply, &asked, landing, &mut attempt).await;
+                return self.receive(reply, &asked, landing, (&mut attempt, due)).await;
             }
             reply => reply,
         };
@@ -63,26 +63,34 @@ impl SharedFetch {
         match reply {
             Ok(reply) if says_away(reply.status()) => (Outcome::SaysAway, Some(reply)),
             Ok(reply) => {
-                self.cache.heard(&self.key, reply.status());
-                (self.apart(reply.status()).await, Some(reply))
+                self.cache.heard(self.key.place.path, reply.status());
+                (self.apart(reply.status()), Some(reply))
             }
-            Err(refusal) if is_outage(&refusal) => (Outcome::Away(refusal), None),
+            Err(refusal) if unserved(&refusal).is_some() => (Outcome::Away(refusal), None),
             Err(refusal @ Refusal::UpstreamCredential) => (Outcome::Refused(refusal), None),
             Err(_) => (Outcome::Again, None),
         }
     }
 
-    /// Receives a whole 200 that is for all. A Controller that stalls while it sends one is as one that says nothing.
+    /// Receives a whole 200 that is for all. A Controller that stalls while it sends one is as one that says nothing; for one that is
+    /// slow beyond `due` nobody waits who has an answer.
     async fn receive(
         &self,
         mut reply: Response<Relayed>,
         asked: &(Instant, HeaderMap),
         landing: &Landing,
-        attempt: &mut Attempt,
+        (attempt, due): (&mut Attempt, tokio::time::Instant),
     ) -> (Outcome, Option<Response<Relayed>>) {
         let (status, fields) = (reply.status(), reply.headers().clone());
+        // A late one, whose Controller was silent for so long, is over it already.
+        let mut due = (due > tokio::time::Instant::now()).then_some(due);
         loop {
-            match reply.body_mut().collect(MAX_BODY, PATIENCE).await {
+            match reply.body_mut().collect(MAX_BODY, PATIENCE, due).await {
+                Ok(Collected::Late) => {
+                    due = None;
+                    attempt.release();
+                    landing.is(State::Silent);
+                }
                 Ok(Collected::Paused) => {
                     attempt.failed();
                     landing.is(State::Silent);
@@ -90,14 +98,12 @@ impl SharedFetch {
                 Ok(Collected::Whole(body)) => {
                     attempt.answered();
                     let Some(entry) = self.entry(asked, status, &fields, &body) else { return (Outcome::Again, None) };
-                    if !landing.is_outdated() {
-                        self.cache.store(&self.key, &entry).await;
-                    }
+                    self.cache.store(&self.key, &entry);
                     return (Outcome::Shared(entry), None);
                 }
                 Ok(Collected::TooLarge) => {
                     attempt.answered();
-                    return (self.apart(status).await, Some(reply));
+                    return (self.apart(status), Some(reply));
                 }
                 // Whose fetch it was may fetch no longer.
                 Err(_) if !self.is_permitted() => return (Outcome::Again, None),
@@ -127,9 +133,9 @@ impl SharedFetch {
     }
 
     /// It is for who asked first alone. An agent that has another configuration must not be given the one before.
-    async fn apart(&self, status: StatusCode) -> Outcome {
+    fn apart(&self, status: StatusCode) -> Outcome {
         if status == StatusCode::OK {
-            self.cache.supersede(&self.key).await;
+            self.cache.supersede(&self.key);
         }
         Outcome::Apart
     }

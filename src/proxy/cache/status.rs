@@ -119,7 +119,6 @@ impl Cache {
     /// When files of it remain.
     pub(crate) async fn purge(self: &Arc<Self>, path: Option<&str>) -> Result<usize, Unpurged> {
         let part = path.map(|path| path_part(&normalise(path).unwrap_or_default()));
-        self.flights.forget(|place| part.is_none_or(|part| place.path == part));
         let places = self.memory.lock().forget(part);
         self.save().await;
         let memory = self.memory.lock();

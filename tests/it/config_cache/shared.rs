@@ -1,5 +1,7 @@
 //! One fetch of the same thing at a time.
 
+use std::time::Duration;
+
 use super::{LATER, PATH, assert_fresh, cached, configuration, modified, with};
 use crate::harness::{Http2Client, Script, eventually, get, http2_with, scripted};
 
@@ -193,23 +195,6 @@ async fn all_who_wait_for_what_cannot_be_shared_ask_at_once() {
     }
 }
 
-/// It may be what was deleted.
-#[tokio::test]
-async fn what_is_forgotten_while_it_is_fetched_is_not_stored() {
-    let site = cached().start().await;
-    let pieces = site.api.next_in_pieces();
-    let mut first = site.connect().await;
-    first.send(get(PATH, &site.agent)).await;
-    site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
-    site.api.next(Script::reply("HTTP/1.1 404 Not Found\r\nServer: scripted\r\n\r\n"));
-    assert_eq!(site.send(with(&site.agent, "HEAD", PATH, "")).await.status(), 404);
-    pieces.send(configuration("deleted").into()).await.expect("takes it");
-    drop(pieces);
-    assert_eq!(first.reply().await.text(), "deleted");
-    super::is_away(&site);
-    assert_eq!(site.get(PATH, &site.agent).await.status(), 503);
-}
-
 /// Whoever waits for another's fetch is given what is stored when that one is, and asks nobody again.
 #[tokio::test]
 async fn all_who_wait_for_a_controller_that_hangs_get_what_is_stored() {
@@ -266,4 +251,33 @@ async fn who_leaves_takes_up_no_place_at_the_controller() {
     site.api.until("the fetch", |seen| !seen.requests.is_empty()).await;
     drop(client);
     assert_eq!(site.get("/c/other", &site.agent).await.text(), "ok");
+}
+
+/// Whoever waits does so for 3 s in all, also where who began the fetch may fetch no longer, and another one begins.
+#[tokio::test]
+async fn whoever_goes_on_for_a_revoked_one_waits_no_longer_for_it() {
+    use tollgate::upstream::CredentialMode::Strip;
+    let site = cached().config(|config| config.upstreams.api.credential = Strip).start().await;
+    super::fetched(&site, PATH, "interval = 1").await;
+    super::fetched(&site, "/c/other", "interval = 2").await;
+    let other = site.token("olga", &["configs:read"]).await;
+    site.api.otherwise(Script::silent);
+    let mut revoked = site.connect().await;
+    revoked.send(get(PATH, &site.agent)).await;
+    site.api.until("the fetch", |seen| seen.requests.len() == 3).await;
+    let mut waiting = site.connect().await;
+    waiting.send(get(PATH, &other)).await;
+    // By another wait of 3 s, which begins in between, the order of the two ends is told.
+    tokio::time::sleep(Duration::from_millis(2400)).await;
+    let mut later = site.connect().await;
+    later.send(get("/c/other", &other)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    site.revoke(&site.agent).await;
+    assert_eq!(revoked.reply().await.status(), 401);
+    let reply = tokio::select! {
+        biased;
+        reply = waiting.reply() => reply,
+        _ = later.reply() => panic!("it began later"),
+    };
+    super::assert_stored(&reply, "interval = 1");
 }
