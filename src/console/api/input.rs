@@ -17,7 +17,7 @@ use serde::{Deserialize as _, Deserializer};
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
-use crate::console::Console;
+use crate::console::{Busy, Console};
 
 /// Most bytes of a body: some ten thousand ids.
 const MAX_BODY: usize = 256 * 1024;
@@ -112,8 +112,13 @@ pub(super) async fn read_within(body: Body, most: usize, timeout: Duration) -> R
     match body.map_err(|_| Problem::timeout())? {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(most)),
+        Err(error) if is_busy(&*error) => Err(Problem::busy()),
         Err(_) => Err(Problem::invalid("the body broke off")),
     }
+}
+
+fn is_busy(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Busy>())
 }
 
 /// A query, with nothing in it that is not known.
