@@ -115,7 +115,7 @@ impl Registry {
             draft.create_token(record.clone(), TokenEvent::Created);
             let committed = self.commit(draft.into_batch()).await.map_err(|error| match value {
                 // Who brought the value has it, and can try again.
-                Some(_) => error,
+                Some(_) => authority.not_telling(error),
                 None => error.of_creating(record.id),
             });
             if committed? {

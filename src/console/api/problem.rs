@@ -247,9 +247,10 @@ impl From<RegistryError> for Problem {
         let kind = match &error {
             RegistryError::ActingTokenUnusable(_) => return Refusal::UnknownToken.into(),
             RegistryError::Changed => CHANGED,
-            RegistryError::DigestTaken(_) | RegistryError::DigestUseless { .. } | RegistryError::DigestRetired(_) => {
-                VALUE
-            }
+            RegistryError::DigestTaken(_)
+            | RegistryError::DigestHidden(_)
+            | RegistryError::DigestUseless { .. }
+            | RegistryError::DigestRetired(_) => VALUE,
             // Well-formed: it is the time, or the owner's role, that it does not fit.
             RegistryError::AlreadyExpired(_) | RegistryError::NothingPermitted { .. } => CONFLICT,
             _ => match error.kind() {

@@ -276,7 +276,7 @@ words! {
         Malformed = "malformed",
         /// Another line before it has the same token, or the same id.
         Repeated = "repeated",
-        /// The token is there already.
+        /// The token is there already, or, where whoever imports may not know, was.
         Exists = "exists",
         /// The token was revoked: here, or where it comes from.
         Revoked = "revoked",
@@ -304,7 +304,7 @@ impl LineError {
     pub fn kind(&self) -> LineKind {
         match self {
             Self::Repeated(_) | Self::RepeatedId(_) => LineKind::Repeated,
-            Self::Refused(RegistryError::DigestTaken(_)) => LineKind::Exists,
+            Self::Refused(RegistryError::DigestTaken(_) | RegistryError::DigestHidden(_)) => LineKind::Exists,
             Self::Refused(RegistryError::DigestRevoked { .. } | RegistryError::RevokedElsewhere { .. }) => {
                 LineKind::Revoked
             }
