@@ -19,7 +19,7 @@ use crate::console::Console;
 use crate::console::caller::{Caller, UsersDelete, UsersRead, UsersWrite};
 use crate::console::change::Done;
 use crate::registry::view::UserView;
-use crate::registry::{Registry, RegistryError, RoleChange, Seen, Transfer};
+use crate::registry::{Ensured, Registry, RegistryError, RoleChange, Seen, Transfer};
 use crate::token::{Role, UserId, UserStatus};
 
 /// A page of the users.
@@ -151,8 +151,18 @@ pub(super) async fn add(
             Err(error) => return Err(error.into()),
         }
     }
-    let command = async move |registry: Registry| registry.add_user(&actor, &name, role).await;
+    let command = async move |registry: Registry| match if_not_exists {
+        true => match registry.ensure_user(&actor, &name, role).await? {
+            Ensured::There(user) if user.record.role != role => Err(RegistryError::NameTaken(name)),
+            ensured => Ok(ensured),
+        },
+        false => registry.add_user(&actor, &name, role).await.map(Ensured::Made),
+    };
     let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
+    let done = match done.made() {
+        Ok(done) => done,
+        Err(user) => return Ok(reply::record(&UserView::from(&user.record), user.version)),
+    };
     let path = console.path(&format!("/api/v1/users/{}", done.done.name));
     let mut reply = reply::json(StatusCode::CREATED, &done.map(|user| UserView::from(&user)));
     reply.headers_mut().extend(HeaderValue::try_from(path).ok().map(|path| (LOCATION, path)));

@@ -194,3 +194,39 @@ async fn those_that_are_gone_are_left_out_if_that_was_asked_for() {
     assert_eq!((&done["count"], &done["ids"]), (&json!(1), &json!([there.id])));
     assert_eq!(revoke(&[&gone], true).await.done()["count"], 0);
 }
+
+/// Nobody is told yes, and no by the call itself.
+#[tokio::test]
+async fn a_dry_run_is_refused_where_the_call_is() {
+    let site = Site::start().await;
+    let max = person(&site, "max", Role::Manager).await;
+    let (a, b) = (site.token("olga", &["configs:read"]).await, site.token("olga", &["configs:read"]).await);
+    site.revoke(&b).await;
+    site.user("dora", Role::Manager).await;
+    assert_eq!(call(&site, &site.owner, "POST", "/api/v1/users/dora/disable", None).await.status, 200);
+    site.replica_is_current().await;
+    let both = async |by: &Token, verb: &str, mut body: Value| {
+        let path = format!("{TOKENS}/{verb}");
+        body["dry_run"] = json!(true);
+        let tried = post(&site, by, &path, body.clone()).await;
+        body["dry_run"] = json!(false);
+        let done = post(&site, by, &path, body.clone()).await;
+        assert_eq!((tried.problem(), tried.detail()), (done.problem(), done.detail()), "{verb} {body}");
+        tried.status
+    };
+    let ids = |tokens: &[&Token]| json!(tokens.iter().map(|token| token.id).collect::<Vec<_>>());
+    let of = |tokens: &[&Token]| json!({ "ids": ids(tokens), "count": tokens.len() });
+    let to = |tokens: &[&Token], to: &str| json!({ "ids": ids(tokens), "count": tokens.len(), "to": to });
+    assert_eq!(both(&site.owner, "revoke", of(&[&a, &a])).await, 400, "named twice");
+    assert_eq!(both(&site.owner, "reassign", to(&[&a], "nobody")).await, 404);
+    assert_eq!(both(&site.owner, "reassign", to(&[&a], "dora")).await, 409, "disabled");
+    assert_eq!(both(&site.owner, "reassign", to(&[&b], "max")).await, 409, "revoked");
+    assert_eq!(both(&site.owner, "delete", of(&[&site.owner, &a])).await, 409, "the calling one among others");
+    let mut others = to(&[&a], "max");
+    others["if_exists"] = json!(true);
+    assert_eq!(both(&max, "reassign", others).await, 403);
+    for token in [&a, &site.agent] {
+        site.revoke(token).await;
+    }
+    assert_eq!(both(&site.owner, "revoke", of(&[&site.owner])).await, 409, "the Owner's last");
+}
