@@ -14,7 +14,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder,
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::input::{Json, Query, Wait, whole};
+use super::input::{Json, Object, Query, Wait, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{TokenFilter, WaitQuery};
@@ -56,7 +56,7 @@ pub(super) struct Chosen {
     /// These.
     ids: Option<Vec<TokenId>>,
     /// All that match, which must say something.
-    filter: Option<TokenFilter>,
+    filter: Option<Object<TokenFilter>>,
     /// How many they are.
     #[serde(deserialize_with = "whole")]
     count: u64,
@@ -83,7 +83,7 @@ pub(super) struct ChosenFor {
     /// These.
     ids: Option<Vec<TokenId>>,
     /// All that match, which must say something.
-    filter: Option<TokenFilter>,
+    filter: Option<Object<TokenFilter>>,
     /// How many they are.
     #[serde(deserialize_with = "whole")]
     count: u64,
@@ -313,7 +313,7 @@ impl Chosen {
         let ids = match (ids, filter) {
             (Some(ids), None) if ids.is_empty() => return Err(Problem::invalid("ids: name at least one token")),
             (Some(ids), None) => ids,
-            (None, Some(filter)) => {
+            (None, Some(Object(filter))) => {
                 let query = filter.query()?;
                 if query == TokenQuery::default() {
                     return Err(Problem::invalid("filter: an empty one means every token; say which are meant"));

@@ -2,6 +2,7 @@
 //! mistyped and left aside would make a token without end, say.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize as _, Deserializer};
+use jiff::Timestamp;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
@@ -56,10 +59,34 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
         }
         let body = read(request.into_body()).await?;
         let mut json = serde_json::Deserializer::from_slice(&body);
-        let value =
+        let Object(value) =
             serde_path_to_error::deserialize(&mut json).map_err(|error| Problem::invalid(explain_json(&error)))?;
         json.end().map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(Self { value, hash: Sha256::digest(&body).into() })
+    }
+}
+
+/// An object, and no array of its members by their position, which serde would take too.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
     }
 }
 
@@ -67,9 +94,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
 #[derive(Debug)]
 pub(super) struct NoBody;
 
-#[derive(serde::Deserialize)]
+/// Nothing at all. What is there all the same has a name that is not known.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 impl FromRequest<Arc<Console>> for NoBody {
     type Rejection = Problem;
@@ -210,6 +238,24 @@ pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D
     let number = number.as_u64().or_else(|| number.as_f64().and_then(whole));
     let number = number.filter(|number| *number <= MAX_WHOLE);
     number.ok_or_else(|| serde::de::Error::custom("write a whole number from 0 to 9007199254740991"))
+}
+
+/// A moment, if there is one: `null` is none.
+///
+/// # Errors
+/// For what is no moment, without repeating it.
+pub(super) fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| moment::parse(&text)).transpose().map_err(serde::de::Error::custom)
+}
+
+/// The same where it must be one: `null` would be a condition that is none.
+///
+/// # Errors
+/// For what is no moment, without repeating it.
+pub(super) fn present_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    moment::parse(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// How long to wait for the sidecars, as `wait=5s`.
