@@ -100,6 +100,10 @@ impl TokenFilter {
     /// As the registry takes it.
     pub(super) fn query(self) -> Result<TokenQuery, Problem> {
         let Self { user, state, permission, expires_before, unused_since, never_used, text } = self;
+        // Since a moment to come nothing was used: that would be every token.
+        if unused_since.is_some_and(|since| since > Timestamp::now()) {
+            return Err(Problem::conflict("unused_since is a moment of the past"));
+        }
         let (unused, made_before) = match (unused_since, never_used) {
             // One that was made since may yet be used.
             (since, true) => (Some(Unused::Ever), since),

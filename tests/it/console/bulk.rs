@@ -57,6 +57,13 @@ async fn tokens_are_found_by_what_they_are() {
     }
     assert_eq!(find("state=revoked").await, [""; 0]);
     assert_eq!(find("permission=heartbeat:write").await.len(), 2, "the Owner's and the agent's");
+    // Since a moment to come nothing was used: that would be every token, also those that agents use.
+    for path in [TOKENS, "/api/v1/tokens/selection", "/api/v1/tokens/dependents"] {
+        for query in ["unused_since=2999-01-01T00:00:00Z", "unused_since=2999-01-01T00:00:00Z&never_used=true"] {
+            let later = get(&site, &site.owner, &format!("{path}?{query}")).await;
+            assert_eq!((later.problem(), later.detail()), ((409, "conflict"), "unused_since is a moment of the past"));
+        }
+    }
 }
 
 #[tokio::test]
