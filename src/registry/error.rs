@@ -180,7 +180,10 @@ pub enum RegistryError {
         token: TokenId,
     },
     /// The digest belongs to a token that was revoked elsewhere only.
-    #[error("this token was revoked where it comes from, and works here: `tollgate token revoke {token}`")]
+    #[error(
+        "this token was revoked where it comes from, and works here (its id is {token}); revoke it here too (`tollgate token revoke \
+         {token}`)"
+    )]
     RevokedElsewhere {
         /// Which one.
         token: TokenId,

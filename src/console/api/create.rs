@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Hashed, Json, Query, Segment, Wait, whole};
+use super::input::{Hashed, Json, Query, Segment, Wait, moment, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, token_id};
@@ -36,6 +36,7 @@ pub(super) struct CreateToken {
     #[schema(min_items = 1)]
     permissions: Vec<Permission>,
     /// When it stops working; without it, never, which a token that expires itself cannot give.
+    #[serde(default, deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply.
@@ -177,6 +178,7 @@ pub(super) struct RotateToken {
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64, example = 86400)]
     overlap_seconds: u64,
     /// When the successor stops working; without it, as long from now as the old token was made for.
+    #[serde(default, deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply. Where the Controller has

@@ -10,7 +10,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as Parsed, Request};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
 use crate::console::{Busy, Console};
+use crate::token::moment;
 
 /// Most bytes of a body: some ten thousand ids.
 const MAX_BODY: usize = 256 * 1024;
@@ -116,8 +117,11 @@ impl FromRequest<Arc<Console>> for NoBody {
     }
 }
 
-/// Whether a body says that it is of one of these media types.
+/// Whether a body says that it is of one of these media types, and as it is.
 pub(super) fn is_of(fields: &HeaderMap, types: &[&str]) -> bool {
+    if fields.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return false;
+    }
     let kind = fields.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     types.iter().any(|is| kind.eq_ignore_ascii_case(is))
@@ -262,8 +266,8 @@ pub(super) fn present_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait(pub(super) Duration);
 
-impl<'de> serde::Deserialize<'de> for Wait {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl<'de> Deserialize<'de> for Wait {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let digits = text.strip_suffix('s').filter(|digits| !digits.starts_with(['0', '+']));
         match digits.and_then(|digits| digits.parse().ok()).filter(|seconds| (1..=60).contains(seconds)) {

@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::input::{Json, NoBody, Query, Segment, Wait};
+use super::input::{Json, NoBody, Nothing, Query, Segment, Wait};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, limit, page};
@@ -64,7 +64,11 @@ pub(super) async fn list(
     get, path = "/api/v1/users/{name}", tag = "users", operation_id = "show_user", params(("name" = String, Path, description = "The user's name")),
     responses((status = 200, description = "The user; `ETag` is its version", body = UserDetails), Problems),
 )]
-pub(super) async fn show(caller: Caller<UsersRead>, Segment(name): Segment) -> Result<Response, Problem> {
+pub(super) async fn show(
+    caller: Caller<UsersRead>,
+    Segment(name): Segment,
+    _: Query<Nothing>,
+) -> Result<Response, Problem> {
     let (registry, actor) = (&caller.registry, caller.actor());
     let user = registry.user(&actor, &name).await?;
     let tokens = registry.count_tokens_of(&actor, &name).await?;

@@ -29,6 +29,10 @@ async fn lists_go_on_where_the_link_leads() {
         assert!(path.contains("user=olga") && path.contains("limit=4"), "{path}");
     }
     assert_eq!(seen, all);
+    // However `after` is written, it is in the link once.
+    let coded = get(&site, &site.owner, &format!("{TOKENS}?%61fter={}&limit=2", all[0])).await;
+    let link = coded.field("link").expect("goes on").to_owned();
+    assert_eq!(link, format!("<{TOKENS}?limit=2&after={}>; rel=\"next\"", all[2]));
     assert_eq!(get(&site, &site.owner, "/api/v1/tokens?limit=6").await.field("link"), None, "there is no more");
     let users = get(&site, &site.owner, "/api/v1/users?limit=1").await.done();
     assert_eq!(users[0]["name"], "olga");
