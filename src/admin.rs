@@ -34,7 +34,7 @@ use crate::worker::panic::Guard;
 pub(crate) use settings::{AdminConfig, ConsoleStore};
 
 use control::Commands;
-use places::{Place, Places, Refused, Sending};
+use places::{Exchange, Place, Places, Refused, Sending};
 
 /// Longest wait for a request head, and for a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -174,9 +174,16 @@ impl Admin {
         over: OverTls,
         place: &Place,
     ) -> Result<Response<Sending>, Infallible> {
-        let is_console = !matches!(request.uri().path(), "/livez" | "/readyz" | "/metrics");
-        let (exchange, reply) = match place.begin(is_console) {
-            Ok(exchange) => (exchange, self.answer(request, peer, over).await),
+        let console = self.console.as_ref().filter(|_| !is_of_health(request.uri().path()));
+        let answered = match console {
+            Some(console) => call(console, request, peer, over, place).await,
+            None => match place.begin(false) {
+                Ok(exchange) => Ok((exchange, self.answer(request).await)),
+                Err(refused) => Err(refused),
+            },
+        };
+        let (exchange, reply) = match answered {
+            Ok(answered) => answered,
             Err(Refused::Busy) => match place.begin(false) {
                 Ok(exchange) => (exchange, console::busy()),
                 Err(_) => return std::future::pending().await,
@@ -192,25 +199,37 @@ impl Admin {
         Ok(reply)
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, over: OverTls) -> Response<Body> {
-        match (request.uri().path(), &self.console) {
-            ("/livez", _) => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
-            ("/readyz", _) => read_only(&request, || readiness(&self.health)),
-            ("/metrics", _) if is_read(&request) => exposition(&self.health).await,
-            ("/metrics", _) => not_allowed("GET, HEAD"),
-            (_, Some(console)) => {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(Peer(peer));
-                request.extensions_mut().insert(over);
-                match TowerToHyperService::new(console.clone()).call(request).await {
-                    Ok(reply) => reply,
-                    Err(never) => match never {},
-                }
-            }
-            (_, None) => {
-                read_only(&request, || json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" })))
-            }
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match request.uri().path() {
+            "/livez" => read_only(&request, || json(StatusCode::OK, &serde_json::json!({ "live": true }))),
+            "/readyz" => read_only(&request, || readiness(&self.health)),
+            "/metrics" if is_read(&request) => exposition(&self.health).await,
+            "/metrics" => not_allowed("GET, HEAD"),
+            _ => read_only(&request, || json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "Not found" }))),
         }
+    }
+}
+
+fn is_of_health(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/metrics")
+}
+
+/// Has the console answer.
+async fn call(
+    console: &Router,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    over: OverTls,
+    place: &Place,
+) -> Result<(Exchange, Response<Body>), Refused> {
+    let (head, body) = request.into_parts();
+    let (exchange, body) = place.begin_receiving(body)?;
+    let mut request = Request::from_parts(head, Body::new(body));
+    request.extensions_mut().insert(Peer(peer));
+    request.extensions_mut().insert(over);
+    match TowerToHyperService::new(console.clone()).call(request).await {
+        Ok(reply) => Ok((exchange, reply)),
+        Err(never) => match never {},
     }
 }
 

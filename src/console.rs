@@ -105,6 +105,11 @@ impl Console {
     }
 }
 
+/// Why the rest of a body is not read: by the time that it came, the console answered as many as it can.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the console answers as many as it can")]
+pub(crate) struct Busy;
+
 /// What is answered while it answers as many as it can.
 pub(crate) fn busy() -> axum::response::Response {
     axum::response::IntoResponse::into_response(api::problem::Problem::busy())

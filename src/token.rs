@@ -6,6 +6,7 @@
 mod digest_prefix;
 pub(crate) mod grant;
 pub(crate) mod id;
+pub(crate) mod moment;
 pub(crate) mod permission;
 pub mod raw;
 pub(crate) mod record;

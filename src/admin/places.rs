@@ -2,22 +2,27 @@
 //! not locked out by clients that say nothing, that ask and do not read, or that keep the console busy.
 //!
 //! ```text
-//!   waiting for a head ──► answering ──► sending ──► waiting ...
-//!     gives way first         last        second
+//!   waiting for a request, with all of its body ──► answering ──► sending ──► waiting ...
+//!                gives way first                       last        second
 //! ```
+//!
+//! A body is waited for before anybody knows whose it is, as that of the form by which one signs in: strangers would keep the
+//! console busy with bodies that never come.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::Body;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Instant;
+use crate::console::Busy;
 use crate::lock::Mutex;
 
 /// Longest wait for a connection that gives way to be gone.
@@ -47,7 +52,7 @@ struct Connection {
     leave: Arc<Notify>,
 }
 
-/// What a connection is at. The later gives way only where there is none of the earlier, and what the console is busy with never.
+/// What a connection is at; the body of a request that has not come is waited for as its head is. The later gives way only where there is none of the earlier, and what the console is busy with never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
     Waiting,
@@ -173,14 +178,66 @@ impl Place {
     /// # Errors
     /// When it gets no answer.
     pub(super) fn begin(&self, is_console: bool) -> Result<Exchange, Refused> {
-        let mut held = self.places.held.lock();
-        let client = held.places.get(&self.id).filter(|connection| connection.doing != Doing::Leaving);
+        self.places.answer(self.id, is_console)?;
+        Ok(Exchange { id: self.id, held: Arc::clone(&self.places.held) })
+    }
+
+    /// The head of a request to the console has come. Until its body has, the connection gives way as before.
+    ///
+    /// # Errors
+    /// When it gets no answer.
+    pub(super) fn begin_receiving<B: HttpBody>(&self, body: B) -> Result<(Exchange, Receiving<B>), Refused> {
+        let (exchange, is_whole) = (self.begin(true)?, body.is_end_stream());
+        if !is_whole {
+            self.places.held.lock().turn(self.id, Doing::Waiting);
+        }
+        Ok((exchange, Receiving { body, is_whole, id: self.id, places: self.places.clone() }))
+    }
+}
+
+impl Places {
+    /// From now on a request is answered.
+    fn answer(&self, id: u64, is_console: bool) -> Result<(), Refused> {
+        let mut held = self.held.lock();
+        let client = held.places.get(&id).filter(|connection| connection.doing != Doing::Leaving);
         let client = client.map(|connection| connection.client).ok_or(Refused::Leaving)?;
-        if is_console && !held.has_room(client, self.places.most) {
+        if is_console && !held.has_room(client, self.most) {
             return Err(Refused::Busy);
         }
-        held.turn(self.id, Doing::Answering { is_console });
-        Ok(Exchange { id: self.id, held: Arc::clone(&self.places.held) })
+        held.turn(id, Doing::Answering { is_console });
+        Ok(())
+    }
+}
+
+/// The body of a request to the console. With its end the answering begins, if the console can answer one more by then.
+pub(super) struct Receiving<B> {
+    body: B,
+    is_whole: bool,
+    id: u64,
+    places: Places,
+}
+
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Unpin> HttpBody for Receiving<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if !self.is_whole && (frame.is_none() || self.body.is_end_stream()) {
+            self.is_whole = true;
+            if self.places.answer(self.id, true).is_err() {
+                return Poll::Ready(Some(Err(Busy.into())));
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -256,6 +313,12 @@ mod tests {
         held.places.iter().filter(|(_, place)| place.doing == Doing::Leaving).map(|(id, _)| *id).collect()
     }
 
+    impl Places {
+        fn is_answering(&self, id: u64) -> bool {
+            self.held.lock().places[&id].doing == Doing::Answering { is_console: true }
+        }
+    }
+
     fn take(places: &Places, last: u8) -> Place {
         places.try_take(client(last)).expect("there is room")
     }
@@ -315,6 +378,39 @@ mod tests {
         };
         let (new, ()) = tokio::join!(places.take(client(2)), gone);
         assert_eq!(new.map(|place| place.id), Some(1));
+    }
+
+    /// A body that does not come.
+    struct Never;
+
+    impl HttpBody for Never {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_gives_way_and_one_that_comes_needs_room() {
+        let places = Places::new(80);
+        let held: Vec<_> = (0..40).map(|_| take(&places, 1)).collect();
+        let _waiting: Vec<_> = held.iter().map(|place| place.begin_receiving(Never).ok()).collect();
+        assert!(held.iter().all(|place| !places.is_answering(place.id)), "they are as good as silent");
+        let (_exchange, mut whole) =
+            held[0].begin_receiving(Body::from("a=b")).unwrap_or_else(|_| panic!("there is room"));
+        assert!(!places.is_answering(held[0].id), "it was not read yet");
+        let mut read = async || std::future::poll_fn(|cx| Pin::new(&mut whole).poll_frame(cx)).await;
+        assert!(read().await.is_some_and(|frame| frame.is_ok()));
+        assert!(places.is_answering(held[0].id));
+        // By the time that it is there others may have the console.
+        let (_exchange, mut late) =
+            held[1].begin_receiving(Body::from("a=b")).unwrap_or_else(|_| panic!("there is room"));
+        let busy: Vec<_> = held[2..].iter().filter_map(|place| place.begin(true).ok()).collect();
+        assert_eq!(busy.len(), 29);
+        let refused = std::future::poll_fn(|cx| Pin::new(&mut late).poll_frame(cx)).await;
+        assert!(refused.is_some_and(|frame| frame.is_err_and(|error| error.is::<Busy>())));
     }
 
     #[test]

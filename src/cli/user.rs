@@ -13,7 +13,7 @@ use super::usage::{Asking, confirm_for, confirm_taking};
 use super::wait::WaitArgs;
 use super::{Globals, time, token};
 use crate::registry::view::UserView;
-use crate::registry::{RegistryError, Taking};
+use crate::registry::{Ensured, RegistryError, Taking};
 use crate::store::Absent;
 use crate::token::{Role, UserId, UserRecord, UserStatus};
 
@@ -148,6 +148,8 @@ pub(crate) enum UserCommand {
     },
 }
 
+const THERE: &str = "the registry has an owner already: nothing was changed, and no token is printed";
+
 /// Creates the owner and a token that permits everything.
 ///
 /// # Errors
@@ -155,10 +157,17 @@ pub(crate) enum UserCommand {
 pub(super) async fn init(globals: &Globals, args: InitArgs) -> anyhow::Result<()> {
     let session = Session::open(globals, Absent::Create).await?;
     if args.if_not_exists && !session.registry.users(&session.actor, None, 1).await?.is_empty() {
-        note("the registry has an owner already: nothing was changed, and no token is printed");
+        note(THERE);
         return Ok(());
     }
-    let created = session.registry.init(&session.actor, &args.owner).await?;
+    let created = match session.registry.init(&session.actor, &args.owner).await {
+        // Another one was faster.
+        Err(RegistryError::AlreadyInitialised) if args.if_not_exists => {
+            note(THERE);
+            return Ok(());
+        }
+        created => created?,
+    };
     session.finish(token::print_created(&created, Output::new(args.format))).await
 }
 
@@ -185,10 +194,19 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
     let Session { registry, actor } = session;
     match command {
         UserCommand::Add { name, role, if_not_exists, format } => {
-            let existing = if if_not_exists { existing(session, &name).await? } else { None };
-            let (user, sentence) = match existing {
-                None => (registry.add_user(actor, &name, role).await?, format!("added {name}, {role}\n")),
-                Some(user) if user.role == role => {
+            let ensured = match if_not_exists {
+                true => match existing(session, &name).await? {
+                    Some(user) => Ensured::There(user),
+                    None => match registry.ensure_user(actor, &name, role).await? {
+                        Ensured::Made(user) => Ensured::Made(user),
+                        Ensured::There(user) => Ensured::There(user.record),
+                    },
+                },
+                false => Ensured::Made(registry.add_user(actor, &name, role).await?),
+            };
+            let (user, sentence) = match ensured {
+                Ensured::Made(user) => (user, format!("added {name}, {role}\n")),
+                Ensured::There(user) if user.role == role => {
                     // That was somebody's decision: no script takes it back by the way, nor has to fail for it.
                     if user.status == UserStatus::Disabled {
                         note(format_args!(
@@ -197,7 +215,7 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
                     }
                     (user, format!("{name} is there already, {role}\n"))
                 }
-                Some(user) => {
+                Ensured::There(user) => {
                     return Err(anyhow!(
                         "{name} is there already, and is {}; `tollgate user set-role {name} {role}` changes that",
                         user.role
@@ -252,11 +270,14 @@ async fn execute(session: &Session, command: UserCommand) -> anyhow::Result<()> 
             print(&user, Output::new(format), &format!("enabled {name}: their tokens authenticate again\n"))
         }
         UserCommand::Delete { name, if_exists, yes, wait } => {
-            if if_exists && existing(session, &name).await?.is_none() {
-                note(format_args!("there is no user {}: nothing was changed", printable(&name)));
-                return Ok(());
+            // Somebody else may delete it before it comes to that.
+            match delete(session, &name, yes, wait).await {
+                Err(error) if if_exists && matches!(error.downcast_ref(), Some(RegistryError::NoSuchUser(_))) => {
+                    note(format_args!("there is no user {}: nothing was changed", printable(&name)));
+                    Ok(())
+                }
+                deleted => deleted,
             }
-            delete(session, &name, yes, wait).await
         }
         UserCommand::TransferOwnership { name, yes, format, wait, reason: _ } => {
             transfer_ownership(session, &name, yes, wait, Output::new(format)).await

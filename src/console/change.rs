@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::Console;
 use crate::chain::chain;
-use crate::registry::Registry;
 use crate::registry::receipt::{ReceiptView, longest_bound};
+use crate::registry::{Ensured, Registry};
 use crate::store::{Store, Unconfirmed};
 
 /// What was done, and what is known of it.
@@ -46,6 +46,17 @@ impl<T> Done<T> {
     pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Done<U> {
         let Self { done, wait, wait_problem, unconfirmed } = self;
         Done { done: map(done), wait, wait_problem, unconfirmed }
+    }
+}
+
+impl<M, T> Done<Ensured<M, T>> {
+    /// What was made; else what was there.
+    pub(super) fn made(self) -> Result<Done<M>, T> {
+        let Self { done, wait, wait_problem, unconfirmed } = self;
+        match done {
+            Ensured::Made(done) => Ok(Done { done, wait, wait_problem, unconfirmed }),
+            Ensured::There(there) => Err(there),
+        }
     }
 }
 

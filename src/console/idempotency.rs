@@ -13,7 +13,7 @@ use super::api::input::BodyHash;
 use super::api::problem::Problem;
 use crate::clock::Instant;
 use crate::lock::Mutex;
-use crate::registry::{Created, RegistryError};
+use crate::registry::RegistryError;
 use crate::token::TokenId;
 
 /// How long a call is remembered.
@@ -110,10 +110,10 @@ impl Creations {
 }
 
 impl Pending {
-    /// The call has ended.
-    pub(super) fn end(mut self, outcome: &Result<Created, RegistryError>) {
+    /// The call has ended, with this token or not.
+    pub(super) fn end(mut self, outcome: Result<TokenId, &RegistryError>) {
         let outcome = match outcome {
-            Ok(created) => Outcome::Made(created.record.id),
+            Ok(id) => Outcome::Made(id),
             Err(RegistryError::CreationUnknown { id, .. }) => Outcome::Unknown(*id),
             Err(_) => return,
         };
@@ -154,9 +154,9 @@ mod tests {
 
     const CALLER: TokenId = TokenId::from_u64(1);
 
-    fn unknown(id: u64) -> Result<Created, RegistryError> {
+    fn unknown(id: u64) -> RegistryError {
         let source = crate::store::StoreError::Frozen { store: String::new(), reason: String::new() };
-        Err(RegistryError::CreationUnknown { id: TokenId::from_u64(id), source })
+        RegistryError::CreationUnknown { id: TokenId::from_u64(id), source }
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
         let begin = |key: &str, body: u8| creations.begin(CALLER, &fields(key), [body; 32]);
         let Ok(Call::New(first)) = begin("a", 1) else { panic!("nothing is known") };
         assert!(begin("a", 1).is_err(), "it is under way");
-        first.end(&unknown(7));
+        first.end(Err(&unknown(7)));
         let outcome = |call| matches!(call, Ok(Call::Again(Outcome::Unknown(id))) if id.to_u64() == 7);
         assert!(outcome(begin("a", 1)) && outcome(begin("a", 1)), "as often as it is asked");
         assert!(begin("a", 2).is_err(), "another body");
@@ -179,7 +179,7 @@ mod tests {
         let creations = Creations::default();
         let begin = || creations.begin(CALLER, &fields("a"), [1; 32]);
         let Ok(Call::New(call)) = begin() else { panic!("nothing is known") };
-        call.end(&Err(RegistryError::InvalidDescription));
+        call.end(Err(&RegistryError::InvalidDescription));
         let Ok(Call::New(call)) = begin() else { panic!("it was none") };
         drop(call);
         assert!(matches!(begin(), Ok(Call::New(_))));
@@ -191,7 +191,7 @@ mod tests {
         for number in 0..MOST + 10 {
             let call = creations.begin(CALLER, &fields(&number.to_string()), [1; 32]);
             let Ok(Call::New(call)) = call else { panic!("nothing is known") };
-            call.end(&unknown(7));
+            call.end(Err(&unknown(7)));
         }
         assert_eq!(creations.0.lock().len(), MOST);
     }

@@ -189,6 +189,17 @@ impl Authority {
         self.has(Role::Administrator)
     }
 
+    /// Why a value cannot be had, without what is hidden: whoever does not see all tokens does not learn what became of one by
+    /// its value either.
+    pub(super) fn not_telling(&self, error: RegistryError) -> RegistryError {
+        match error {
+            RegistryError::DigestTaken(digest) | RegistryError::DigestRetired(digest) if !self.sees_all_tokens() => {
+                RegistryError::DigestHidden(digest)
+            }
+            error => error,
+        }
+    }
+
     pub(super) fn check(&self, right: Right) -> Result<(), RegistryError> {
         match self.has(right.weakest_role()) {
             true => Ok(()),

@@ -99,11 +99,11 @@ impl Registry {
     ///
     /// # Errors
     /// Those of the command itself, less what only a commit can meet.
-    pub async fn preview(
+    pub async fn preview<'a>(
         &self,
         actor: &Actor,
         action: BulkAction<'_>,
-        ids: &[TokenId],
+        ids: impl Into<Seen<&'a [TokenId]>> + Send,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
         let plan = self.plan(actor, action, ids.into(), force).await?;
@@ -114,15 +114,18 @@ impl Registry {
         &self,
         actor: &Actor,
         action: BulkAction<'_>,
-        Seen { what: ids, version }: Seen<&[TokenId]>,
+        seen: Seen<&[TokenId]>,
         force: bool,
     ) -> Result<Vec<TokenRecord>, RegistryError> {
-        let mut done = Vec::with_capacity(ids.len());
+        let ids = seen.what;
+        let mut done: Vec<TokenRecord> = Vec::with_capacity(ids.len());
         let mut attempts = Attempts::default();
         loop {
             let before = done.len();
-            // What is left is a selection like any other: whatever changed meanwhile, it is decided anew.
-            let rest = Seen::at(&ids[before..], version);
+            // What is left is a selection like any other: whatever changed meanwhile, it is decided anew. Those that were left out
+            // are none of those that are done.
+            let last = done.last().and_then(|last| ids.iter().position(|id| *id == last.id));
+            let rest = Seen { what: &ids[last.map_or(0, |last| last + 1)..], ..seen };
             let attempt = match attempts.begin().await {
                 Ok(()) => self.try_in_bulk(actor, action, rest, force, &mut done).await,
                 Err(error) => Err(error),
@@ -153,9 +156,12 @@ impl Registry {
             }
             BulkAction::Reassign { to } => Some(self.find_recipient(&authority, to).await?),
         };
-        let tokens = self.find_tokens(&authority, seen.what).await?;
+        let (tokens, missing) = self.look_up_tokens(&authority, seen.what).await?;
+        if !missing.is_empty() && !seen.if_exists {
+            return Err(self.not_found(RegistryError::NoSuchTokens(missing)).await);
+        }
         let tokens = tokens.into_iter().map(|token| seen.check(token)).collect::<Result<Vec<_>, _>>()?;
-        check_acting_token(&authority, seen.what)?;
+        check_acting_token(&authority, &tokens)?;
         if let Some(recipient) = &recipient {
             check_reassignable(&tokens, &recipient.record)?;
         }
@@ -273,8 +279,9 @@ impl BulkAction<'_> {
 }
 
 /// Nobody shuts themselves out by choosing many: the token that acts has to be named alone.
-fn check_acting_token(authority: &Authority, ids: &[TokenId]) -> Result<(), RegistryError> {
-    match authority.token().map(|token| token.record.id).filter(|acting| ids.len() > 1 && ids.contains(acting)) {
+fn check_acting_token(authority: &Authority, tokens: &[Versioned<TokenRecord>]) -> Result<(), RegistryError> {
+    let is_among = |acting: &TokenId| tokens.len() > 1 && tokens.iter().any(|token| token.record.id == *acting);
+    match authority.token().map(|token| token.record.id).filter(is_among) {
         Some(acting) => Err(RegistryError::ActingTokenAmong(acting)),
         None => Ok(()),
     }

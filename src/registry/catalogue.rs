@@ -16,50 +16,17 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
+use super::mark::{Key, Mark, Part, Sort, SortKey};
 use super::{Actor, PAGE, Registry, RegistryError, TokenQuery};
 use crate::clock::Instant;
 use crate::store::{Changes, LogEntry, Position, StateFilter, Store, StoreError, Subject, TokenFilter, Versioned};
 use crate::token::{Digest, PermissionSet, TokenId, TokenRecord, UserId, UserRecord};
-use crate::words::words;
 
 /// It is dropped when nobody has asked for so long.
 const KEPT: Duration = Duration::from_mins(10);
 
 /// What is known of the last uses is as old as this at most. Sidecars tell them less often.
 const USES_KEPT: Duration = Duration::from_secs(5);
-
-words! {
-    /// What a list is sorted by.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum SortKey ("orders") {
-        /// When they were made.
-        Created = "created",
-        /// What people call them.
-        Description = "description",
-        /// The owner's name.
-        Owner = "owner",
-        /// When they were last used. Those that were not, or of which it is not known, are as those used first of all.
-        LastUsed = "last-used",
-        /// When they expire. Those that never do, and those that were revoked, are as those that do so last of all.
-        Expires = "expires",
-    }
-}
-
-/// The order of a list. What is equal is in the order of making, the newest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sort {
-    /// By what.
-    pub by: SortKey,
-    /// The largest first.
-    pub is_descending: bool,
-}
-
-impl Default for Sort {
-    /// The newest first.
-    fn default() -> Self {
-        Self { by: SortKey::Created, is_descending: true }
-    }
-}
 
 /// A part of a list.
 #[derive(Debug, Default)]
@@ -68,10 +35,14 @@ pub struct Listed {
     pub tokens: Vec<(TokenRecord, UserRecord)>,
     /// How many the whole list has.
     pub total: usize,
+    /// How many of them come before.
+    pub skipped: usize,
+    /// Where the part begins and ends; `None`: there is nothing in it.
+    pub ends: Option<[Mark; 2]>,
 }
 
 impl Registry {
-    /// Tokens that the actor may see in this order: at most `limit`, after the first `skip`. None is looked for by its digest.
+    /// Tokens that the actor may see in this order: a part of at most `limit`. None is looked for by its digest.
     ///
     /// # Errors
     /// As for [`Registry::tokens`].
@@ -80,21 +51,20 @@ impl Registry {
         actor: &Actor,
         query: &TokenQuery,
         sort: Sort,
-        skip: usize,
+        part: &Part,
         limit: usize,
     ) -> Result<Listed, RegistryError> {
         let authority = self.authority(actor).await?;
         let Some(filter) = self.visible(&authority, query).await? else { return Ok(Listed::default()) };
-        let is_stores =
-            sort == Sort::default() && *query == TokenQuery::default() && skip.saturating_add(limit) <= PAGE;
-        let (found, total) = if is_stores && !self.catalogue.is_here(&self.store) {
-            let found = self.store.tokens(filter, None, skip + limit).await?;
-            (
-                found.into_iter().skip(skip).collect(),
-                self.store.count_tokens(filter).await?.try_into().unwrap_or(usize::MAX),
-            )
+        let is_stores = sort == Sort::default() && *query == TokenQuery::default() && *part == Part::First;
+        let (found, Found { total, skipped, ends, .. }) = if is_stores && !self.catalogue.is_here(&self.store) {
+            let tokens = self.store.tokens(filter, None, limit).await?;
+            let total = self.store.count_tokens(filter).await?.try_into().unwrap_or(usize::MAX);
+            let mark = |token: &Versioned<TokenRecord>| Mark::new(token.record.id, Key::Id);
+            let ends = tokens.first().zip(tokens.last()).map(|(first, last)| [mark(first), mark(last)]);
+            (tokens, Found { total, skipped: 0, ends, ids: Vec::new() })
         } else {
-            self.catalogued(filter, query, sort, skip, limit).await?
+            self.catalogued(filter, query, sort, part, limit).await?
         };
         let owners = self.users_by_id(found.iter().map(|token| token.record.owner)).await?;
         let with_owner = |token: Versioned<TokenRecord>| {
@@ -102,7 +72,7 @@ impl Registry {
             let is_seen = authority.sees_tokens_of(owner.id) && query.fits(&token.record, &owner);
             is_seen.then_some((token.record, owner))
         };
-        Ok(Listed { tokens: found.into_iter().filter_map(with_owner).collect(), total })
+        Ok(Listed { tokens: found.into_iter().filter_map(with_owner).collect(), total, skipped, ends })
     }
 
     async fn catalogued(
@@ -110,17 +80,25 @@ impl Registry {
         filter: TokenFilter,
         query: &TokenQuery,
         sort: Sort,
-        skip: usize,
+        part: &Part,
         limit: usize,
-    ) -> Result<(Vec<Versioned<TokenRecord>>, usize), RegistryError> {
+    ) -> Result<(Vec<Versioned<TokenRecord>>, Found), RegistryError> {
         let with_uses = filter.unused.is_some() || sort.by == SortKey::LastUsed;
         let catalogue = self.catalogue.current(&self.store, with_uses).await?;
-        let asked = query.clone();
+        let (asked, part) = (query.clone(), part.clone());
         // A hundred thousand are gone through in milliseconds, for which no request to the proxy is to wait.
-        let found = spawn_blocking(move || catalogue.find(filter, &asked, sort, skip, limit)).await;
-        let (ids, total) = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        Ok((self.store.tokens_by_id(&ids).await?.into_iter().flatten().collect(), total))
+        let found = spawn_blocking(move || catalogue.find(filter, &asked, sort, &part, limit)).await;
+        let found = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        Ok((self.store.tokens_by_id(&found.ids).await?.into_iter().flatten().collect(), found))
     }
+}
+
+/// A part of a list, by ids.
+struct Found {
+    ids: Vec<TokenId>,
+    total: usize,
+    skipped: usize,
+    ends: Option<[Mark; 2]>,
 }
 
 /// Where a catalogue is while it is wanted; clones of a registry share it.
@@ -320,15 +298,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// The ids of a part of a list, and how many the whole list has.
-    fn find(
-        &self,
-        filter: TokenFilter,
-        query: &TokenQuery,
-        sort: Sort,
-        skip: usize,
-        limit: usize,
-    ) -> (Vec<TokenId>, usize) {
+    /// A part of a list.
+    fn find(&self, filter: TokenFilter, query: &TokenQuery, sort: Sort, part: &Part, limit: usize) -> Found {
         let text = query.text.as_ref().map(|text| text.to_lowercase());
         let is_meant = |entry: &&Entry| {
             filter.owner.is_none_or(|owner| owner == entry.owner)
@@ -338,21 +309,50 @@ impl Catalogue {
                 && query.expires_before.is_none_or(|then| entry.expires_at.is_some_and(|at| at < then))
                 && text.as_ref().is_none_or(|text| self.has_text(entry, text))
         };
-        let mut found: Vec<&Entry> = self.entries.iter().rev().filter(is_meant).collect();
+        let mut found: Vec<&Entry> = self.entries.iter().filter(is_meant).collect();
         let total = found.len();
-        let end = skip.saturating_add(limit).min(total);
-        let order = |a: &&Entry, b: &&Entry| self.compare(a, b, sort);
-        if (sort.by, sort.is_descending) == (SortKey::Created, false) {
-            found.reverse();
-        } else if sort.by != SortKey::Created {
-            // Only what is shown has to be in order, and the rest on its side of it.
-            if end < total {
-                found.select_nth_unstable_by(end, order);
+        let is = |entry: &Entry, order, mark: &Mark| sort.compare(self.place(entry, sort.by), mark.place()) == order;
+        let skipped = match part {
+            Part::First => 0,
+            Part::After(mark) => found.iter().filter(|entry| !is(entry, Ordering::Greater, mark)).count(),
+            Part::Before(mark) => {
+                found.iter().filter(|entry| is(entry, Ordering::Less, mark)).count().saturating_sub(limit)
             }
-            found.truncate(end);
-            found.sort_unstable_by(order);
+        };
+        // Where nothing follows any more, the end.
+        let skipped = if skipped < total { skipped } else { total.saturating_sub(limit) };
+        let end = skipped.saturating_add(limit).min(total);
+        let order = |a: &&Entry, b: &&Entry| sort.compare(self.place(a, sort.by), self.place(b, sort.by));
+        // Only what is shown has to be in order, and the rest on its side of it.
+        if end < total {
+            found.select_nth_unstable_by(end, order);
         }
-        (found.iter().take(end).skip(skip).map(|entry| entry.id).collect(), total)
+        found.truncate(end);
+        if skipped > 0 && skipped < end {
+            found.select_nth_unstable_by(skipped, order);
+        }
+        let shown = found.get_mut(skipped..).unwrap_or_default();
+        shown.sort_unstable_by(order);
+        let mark = |entry: &&Entry| Mark::new(entry.id, self.key(entry, sort.by));
+        let ends = shown.first().zip(shown.last()).map(|(first, last)| [mark(first), mark(last)]);
+        Found { ids: shown.iter().map(|entry| entry.id).collect(), total, skipped, ends }
+    }
+
+    fn place<'a>(&'a self, entry: &'a Entry, by: SortKey) -> (Key<'a>, TokenId) {
+        (self.key(entry, by), entry.id)
+    }
+
+    /// What it is sorted by.
+    fn key<'a>(&'a self, entry: &'a Entry, by: SortKey) -> Key<'a> {
+        match by {
+            SortKey::Created => Key::Id,
+            SortKey::Description => Key::Text(&entry.text),
+            SortKey::Owner => Key::Text(self.name(entry)),
+            SortKey::LastUsed => Key::Moment(self.last_used(entry)),
+            SortKey::Expires => {
+                Key::Moment(Some(entry.expires_at.filter(|_| entry.is_active).unwrap_or(Timestamp::MAX)))
+            }
+        }
     }
 
     fn last_used(&self, entry: &Entry) -> Option<Timestamp> {
@@ -365,18 +365,5 @@ impl Catalogue {
 
     fn has_text(&self, entry: &Entry, text: &str) -> bool {
         entry.text.contains(text) || self.name(entry).contains(text) || entry.id.to_string().contains(text)
-    }
-
-    fn compare(&self, a: &Entry, b: &Entry, sort: Sort) -> Ordering {
-        let end = |entry: &Entry| entry.expires_at.filter(|_| entry.is_active).unwrap_or(Timestamp::MAX);
-        let order = match sort.by {
-            SortKey::Created => a.id.cmp(&b.id),
-            SortKey::Description => a.text.cmp(&b.text),
-            SortKey::Owner => self.name(a).cmp(self.name(b)),
-            SortKey::LastUsed => self.last_used(a).cmp(&self.last_used(b)),
-            SortKey::Expires => end(a).cmp(&end(b)),
-        };
-        let order = if sort.is_descending { order.reverse() } else { order };
-        order.then_with(|| b.id.cmp(&a.id))
     }
 }

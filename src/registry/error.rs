@@ -163,8 +163,11 @@ pub enum RegistryError {
         tokens: Vec<TokenId>,
     },
     /// The digest belongs to a token that exists.
-    #[error("this token is registered already (digest {0})")]
+    #[error("this token is registered already (its digest begins with {})", DigestPrefix::of(.0))]
     DigestTaken(Digest),
+    /// The digest belongs, or belonged, to a token that the actor may not see.
+    #[error("a token that you may not see has or had this value; bring another one")]
+    DigestHidden(Digest),
     /// The digest belongs to a token that never works again.
     #[error("the token of this value is there already ({token}), but {why}, and that is final; bring another value")]
     DigestUseless {
@@ -180,7 +183,10 @@ pub enum RegistryError {
         token: TokenId,
     },
     /// The digest belongs to a token that was revoked elsewhere only.
-    #[error("this token was revoked where it comes from, and works here: `tollgate token revoke {token}`")]
+    #[error(
+        "this token was revoked where it comes from, and works here (its id is {token}); revoke it here too (`tollgate token revoke \
+         {token}`)"
+    )]
     RevokedElsewhere {
         /// Which one.
         token: TokenId,
@@ -189,7 +195,10 @@ pub enum RegistryError {
     #[error("the id {0} belongs to another token here; import this one without its past")]
     IdTaken(TokenId),
     /// The digest belonged to a token that was deleted.
-    #[error("this token was deleted, and a deleted token cannot be added again (digest {0}); create a new one")]
+    #[error(
+        "this token was deleted, and a deleted token cannot be added again (its digest begins with {}); create a new one",
+        DigestPrefix::of(.0)
+    )]
     DigestRetired(Digest),
     /// Other commands came in between each time.
     #[error("given up after {0} attempts, because other changes came in between each time; try again")]
@@ -359,6 +368,7 @@ impl RegistryError {
             | Self::RotatedAlready { .. }
             | Self::LastOwnerToken { .. }
             | Self::DigestTaken(_)
+            | Self::DigestHidden(_)
             | Self::DigestRevoked { .. }
             | Self::DigestUseless { .. }
             | Self::RevokedElsewhere { .. }

@@ -1,6 +1,6 @@
 //! Whose a token is.
 
-use super::{Actor, PAGE, Registry, RegistryError, TokenDetails, TokenQuery, now};
+use super::{Actor, Registry, RegistryError, TokenDetails, TokenQuery, now};
 use crate::token::{Digest, DigestPrefix, TokenId, UserStatus};
 
 impl Registry {
@@ -63,20 +63,5 @@ impl Registry {
             None => return Ok(Some(token)),
         };
         Err(RegistryError::DigestUseless { token: id, why })
-    }
-
-    /// Those of these tokens that exist and that the actor may see, in their order.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn existing(&self, actor: &Actor, ids: &[TokenId]) -> Result<Vec<TokenId>, RegistryError> {
-        let authority = self.authority(actor).await?;
-        let mut existing = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(PAGE) {
-            let found = self.store.tokens_by_id(ids).await?.into_iter().flatten();
-            let seen = found.filter(|token| authority.sees_tokens_of(token.record.owner));
-            existing.extend(seen.map(|token| token.record.id));
-        }
-        Ok(existing)
     }
 }

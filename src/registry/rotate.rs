@@ -102,7 +102,7 @@ impl Registry {
             let (old, record) = draft.rotate(old, ends_at, record);
             let committed = self.commit(draft.into_batch()).await.map_err(|error| match value {
                 // Who brought the value has it, and can try again.
-                Some(_) => error,
+                Some(_) => authority.not_telling(error),
                 None => error.of_creating(record.id),
             });
             if committed? {

@@ -10,12 +10,24 @@ pub struct Seen<T> {
     pub(super) what: T,
     /// `None`: whatever it is by now.
     pub(super) version: Option<CommitId>,
+    /// What is not there, or no longer, is left out.
+    pub(super) if_exists: bool,
 }
 
 impl<T> Seen<T> {
     /// As it was at this version.
     pub const fn at(what: T, version: Option<CommitId>) -> Self {
-        Self { what, version }
+        Self { what, version, if_exists: false }
+    }
+
+    /// Of tokens: whether those that are not there, or not for the actor to see, are left out. Somebody else may have deleted
+    /// them a moment ago.
+    #[must_use]
+    pub const fn if_exists(self, if_exists: bool) -> Self
+    where
+        T: Copy,
+    {
+        Self { if_exists, ..self }
     }
 
     /// What is named.

@@ -101,7 +101,12 @@ impl Registry {
         self.observed(actor, Action::TokenCreate, subject, created).await
     }
 
-    async fn create(&self, actor: &Actor, new: NewToken, value: Option<RawToken>) -> Result<Created, RegistryError> {
+    pub(super) async fn create(
+        &self,
+        actor: &Actor,
+        new: NewToken,
+        value: Option<RawToken>,
+    ) -> Result<Created, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;
@@ -117,7 +122,7 @@ impl Registry {
             draft.create_token(record.clone(), TokenEvent::Created);
             let committed = self.commit(draft.into_batch()).await.map_err(|error| match value {
                 // Who brought the value has it, and can try again.
-                Some(_) => error,
+                Some(_) => authority.not_telling(error),
                 None => error.of_creating(record.id),
             });
             if committed? {
@@ -152,26 +157,36 @@ impl Registry {
         authority: &Authority,
         ids: &[TokenId],
     ) -> Result<Vec<Versioned<TokenRecord>>, RegistryError> {
+        let (tokens, missing) = self.look_up_tokens(authority, ids).await?;
+        match missing.is_empty() {
+            true => Ok(tokens),
+            false => Err(self.not_found(RegistryError::NoSuchTokens(missing)).await),
+        }
+    }
+
+    /// Tokens by id, each named once, in the order asked for; and those ids that are of none that the actor may see.
+    pub(super) async fn look_up_tokens(
+        &self,
+        authority: &Authority,
+        ids: &[TokenId],
+    ) -> Result<(Vec<Versioned<TokenRecord>>, Vec<TokenId>), RegistryError> {
         let mut seen = std::collections::HashSet::new();
         let repeated: Vec<_> = ids.iter().copied().filter(|id| !seen.insert(*id)).collect();
         if !repeated.is_empty() {
             return Err(RegistryError::RepeatedTokens(repeated));
         }
         let mut tokens = Vec::with_capacity(ids.len());
-        let mut unknown = Vec::new();
+        let mut missing = Vec::new();
         for ids in ids.chunks(PAGE) {
             let found = self.store.tokens_by_id(ids).await?;
             for (id, token) in ids.iter().zip(found) {
                 match token.filter(|token| authority.sees_tokens_of(token.record.owner)) {
                     Some(token) => tokens.push(token),
-                    None => unknown.push(*id),
+                    None => missing.push(*id),
                 }
             }
         }
-        if unknown.is_empty() {
-            return Ok(tokens);
-        }
-        Err(self.not_found(RegistryError::NoSuchTokens(unknown)).await)
+        Ok((tokens, missing))
     }
 }
 

@@ -88,7 +88,12 @@ impl Registry {
         self.observed(actor, Action::UserCreate, Subject { role: Some(role), ..of_user(name) }, added).await
     }
 
-    async fn try_add_user(&self, actor: &Actor, name: &str, role: Role) -> Result<UserRecord, RegistryError> {
+    pub(super) async fn try_add_user(
+        &self,
+        actor: &Actor,
+        name: &str,
+        role: Role,
+    ) -> Result<UserRecord, RegistryError> {
         let mut attempts = Attempts::default();
         loop {
             attempts.begin().await?;

@@ -71,19 +71,22 @@ async fn clients_that_ask_and_do_not_read_give_way() {
     is_well(address).await;
 }
 
-/// Calls whose bodies do not come keep the console busy, and nothing else.
+/// Calls that wait for a sidecar keep the console busy, and nothing else.
 #[tokio::test]
 async fn a_busy_console_says_so_and_is_not_in_the_way_of_health() {
     let site = site().await;
     let address = site.sidecar.admin();
+    site.store.hang_at_reports();
     let call = format!(
-        "POST /api/v1/tokens HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n\
-         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{",
+        "POST /api/v1/users?wait=60s HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\n",
         site.owner.raw
     );
     let mut slow = Vec::new();
-    for _ in 0..MANY / 2 {
+    for number in 0..MANY / 2 {
         let mut stream = connect(address).await;
+        let body = format!("{{\"name\":\"user-{number}\",\"role\":\"viewer\"}}");
+        let call = format!("{call}Content-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(call.as_bytes()).await.expect("sends");
         slow.push(stream);
     }
@@ -100,4 +103,39 @@ async fn a_busy_console_says_so_and_is_not_in_the_way_of_health() {
     is_well(address).await;
     drop(slow);
     eventually("they are gone", || async { get(address, "/api/v1/self").await.starts_with("HTTP/1.1 401") }).await;
+}
+
+/// Strangers' forms that never come whole, and calls too, keep nobody from the console.
+#[tokio::test]
+async fn bodies_that_do_not_come_keep_nobody_from_the_console() {
+    let site = site().await;
+    let address = site.sidecar.admin();
+    let form = format!(
+        "POST /sign-in HTTP/1.1\r\nHost: {address}\r\nOrigin: http://{address}\r\nExpect: 100-continue\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
+    );
+    let own = format!("GET /api/v1/self HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n", site.owner.raw);
+    let mut waiting = Vec::new();
+    for number in 0..MANY {
+        let mut stream = connect(address).await;
+        stream.write_all(form.as_bytes()).await.expect("sends");
+        let mut interim = [0; 25];
+        within("the body is waited for", stream.read_exact(&mut interim)).await.expect("an interim reply");
+        assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n", "form {number}");
+        waiting.push(stream);
+    }
+    for _ in 0..8 {
+        let mut stream = connect(address).await;
+        stream.write_all(format!("{own}Connection: close\r\n\r\n").as_bytes()).await.expect("sends");
+        let mut reply = String::new();
+        within("a reply", stream.read_to_string(&mut reply)).await.expect("receives");
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    }
+    is_well(address).await;
+    // One that comes whole is answered.
+    let mut last = waiting.pop().expect("one");
+    last.write_all(b"csrf=abcd").await.expect("sends");
+    let mut status = [0; 12];
+    within("a reply", last.read_exact(&mut status)).await.expect("a reply");
+    assert_eq!(&status, b"HTTP/1.1 403", "it is not of our page");
 }

@@ -8,6 +8,7 @@ mod rotation;
 mod selections;
 mod surprises;
 mod taking;
+mod twice;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -12,6 +12,7 @@ mod moving;
 mod purge;
 mod roles;
 mod rotate;
+mod twice;
 mod usage;
 mod users;
 

@@ -103,7 +103,7 @@ pub(super) async fn revoke(session: &Session, args: RevokeArgs) -> anyhow::Resul
     let RemoveArgs { tokens, bulk, wait } = args.revoked;
     let question = |tokens| format!("Revoke {tokens}? They stop working at once and this cannot be undone.");
     let Some(selected) = bulk.begin(session, BulkAction::Revoke, &tokens, question).await? else { return Ok(()) };
-    let revoked = session.registry.revoke(&session.actor, &selected.ids, bulk.force).await?;
+    let revoked = session.registry.revoke(&session.actor, selected.seen(), bulk.force).await?;
     print_changed(session, "revoked", &revoked, wait, Output::new(bulk.format)).await
 }
 
@@ -116,7 +116,7 @@ pub(super) async fn delete(session: &Session, RemoveArgs { tokens, bulk, wait }:
         format!("Delete {tokens}? They stop working at once, their records are removed, and this cannot be undone.")
     };
     let Some(selected) = bulk.begin(session, BulkAction::Delete, &tokens, question).await? else { return Ok(()) };
-    let deleted = session.registry.delete(&session.actor, &selected.ids, bulk.force).await?;
+    let deleted = session.registry.delete(&session.actor, selected.seen(), bulk.force).await?;
     print_changed(session, "deleted", &deleted, wait, Output::new(bulk.format)).await
 }
 
@@ -130,7 +130,7 @@ pub(super) async fn reassign(session: &Session, args: ReassignArgs) -> anyhow::R
         |tokens| format!("Reassign {tokens} to {to}? Permissions that {to}'s role lacks are removed permanently.");
     let action = BulkAction::Reassign { to: &to };
     let Some(selected) = bulk.begin(session, action, &tokens, question).await? else { return Ok(()) };
-    let reassigned = session.registry.reassign(&session.actor, &selected.ids, &to, bulk.force).await?;
+    let reassigned = session.registry.reassign(&session.actor, selected.seen(), &to, bulk.force).await?;
     print_changed(session, "reassigned", &reassigned, wait, Output::new(bulk.format)).await
 }
 
@@ -169,7 +169,7 @@ impl BulkArgs {
     async fn leave(&self, session: &Session, action: BulkAction<'_>, selected: &Selected) -> anyhow::Result<()> {
         let tokens = match selected.ids.is_empty() {
             true => Vec::new(),
-            false => session.registry.preview(&session.actor, action, &selected.ids, self.force).await?,
+            false => session.registry.preview(&session.actor, action, selected.seen(), self.force).await?,
         };
         print_done(session, verb(action), &tokens, Output::new(self.format)).await?;
         note(match tokens.len() {
@@ -185,11 +185,12 @@ impl BulkArgs {
         &self,
         session: &Session,
         action: BulkAction<'_>,
-        Selected { ids, is_found }: &Selected,
+        selected: &Selected,
         question: impl FnOnce(String) -> String,
     ) -> anyhow::Result<()> {
-        session.registry.preview(&session.actor, action, ids, self.force).await?;
-        let asking = if ids.len() > 1 || *is_found { Asking::Always } else { Asking::IfUsed };
+        session.registry.preview(&session.actor, action, selected.seen(), self.force).await?;
+        let ids = &selected.ids;
+        let asking = if ids.len() > 1 || selected.is_found { Asking::Always } else { Asking::IfUsed };
         confirm_for(session, ids, asking, question).await
     }
 }

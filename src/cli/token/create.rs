@@ -14,7 +14,7 @@ use super::super::time;
 use super::super::wait::WaitArgs;
 use super::{enumerate, value};
 use crate::registry::view::TokenView;
-use crate::registry::{Created, NewToken, Requested, TokenDetails};
+use crate::registry::{Created, Ensured, NewToken, Requested, TokenDetails};
 use crate::token::{PermissionSet, TokenId};
 
 /// Shown below `token create --help`.
@@ -77,6 +77,10 @@ pub(super) async fn run(session: &Session, args: CreateArgs) -> anyhow::Result<(
     let new = NewToken { user, description, permissions, expires_at };
     let is_brought = value.is_some();
     let created = match value {
+        Some(value) if if_not_exists => match session.registry.ensure_token(&session.actor, new, value).await? {
+            Ensured::Made(created) => created,
+            Ensured::There(existing) => return print_existing(&existing, output),
+        },
         Some(value) => session.registry.create_token_of(&session.actor, new, value).await?,
         None => session.registry.create_token(&session.actor, new).await?,
     };

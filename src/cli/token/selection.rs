@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use super::super::output::note;
 use super::super::session::Session;
 use super::super::usage::UnusedArgs;
-use crate::registry::{ListState, TokenQuery};
+use crate::registry::{ListState, Seen, TokenQuery};
 use crate::token::TokenId;
 
 /// Ids, or what the tokens are.
@@ -44,6 +44,15 @@ pub(super) struct Selected {
     pub ids: Vec<TokenId>,
     /// Nobody named each of them: a filter found them, or a file has them, or they were only asked for if they exist.
     pub is_found: bool,
+    /// Those that are gone are left out.
+    if_exists: bool,
+}
+
+impl Selected {
+    /// As the registry takes them. Somebody else may delete some before it comes to that.
+    pub(super) fn seen(&self) -> Seen<&[TokenId]> {
+        Seen::at(self.ids.as_slice(), None).if_exists(self.if_exists)
+    }
 }
 
 impl Selection {
@@ -60,7 +69,8 @@ impl Selection {
             let found = session.registry.store().tokens_by_id(&ids).await?;
             ids = ids.into_iter().zip(found).filter_map(|(id, token)| token.map(|_| id)).collect();
         }
-        Ok(Selected { ids, is_found: !named || self.ids_from.is_some() || self.if_exists })
+        let if_exists = self.if_exists;
+        Ok(Selected { ids, is_found: !named || self.ids_from.is_some() || if_exists, if_exists })
     }
 
     fn named(&self) -> anyhow::Result<Vec<TokenId>> {

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{MAX_WHOLE, Query};
+use super::input::{MAX_WHOLE, Query, present_moment};
 use super::problem::{Problem, Problems};
 use super::reply;
-use super::tokens::{limit, page};
+use super::tokens::{check_no_token, limit, page};
 use crate::audit::{Head, InvalidHead, Outcome, Verdict, Verification};
 use crate::console::Console;
 use crate::console::caller::{AuditRead, Caller};
@@ -33,9 +33,11 @@ pub(super) struct ListQuery {
     #[param(pattern = "^(success|failure|denied)$")]
     outcome: Option<String>,
     /// Only from this moment on.
+    #[serde(default, deserialize_with = "present_moment")]
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Only before this moment.
+    #[serde(default, deserialize_with = "present_moment")]
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// Start after this number: what `Link` says. (What is not chained yet has a place there too.)
@@ -86,6 +88,9 @@ pub(super) async fn list(
     let limit = limit(most)?;
     if after.is_some_and(|after| after > MAX_WHOLE) {
         return Err(Problem::invalid("after: the number of an entry"));
+    }
+    for (name, text) in [("actor", &actor), ("action", &action), ("subject", &subject)] {
+        text.iter().try_for_each(|text| check_no_token(name, text))?;
     }
     let outcome = outcome.as_deref().map(parse_outcome).transpose()?;
     let filter = AuditFilter { actor, action, subject, outcome, since, until };

@@ -3,7 +3,6 @@
 //! What is confirmed is a *set*: whoever chose by a filter says how many tokens there were and gives the fingerprint of
 //! these, and where other tokens match by now, nothing is done.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -15,7 +14,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder,
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::input::{Json, Query, Wait, whole};
+use super::input::{Json, Object, Query, Wait, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{TokenFilter, WaitQuery};
@@ -23,8 +22,8 @@ use crate::console::Console;
 use crate::console::caller::{Caller, TokensDelete, TokensRead, TokensWrite};
 use crate::console::change::Done;
 use crate::registry::view::AgentView;
-use crate::registry::{Actor, Dependents, Fingerprint, Registry, RegistryError, TokenQuery};
-use crate::token::TokenId;
+use crate::registry::{Actor, BulkAction, Dependents, Fingerprint, Registry, RegistryError, Seen, TokenQuery};
+use crate::token::{TokenId, TokenRecord};
 
 /// A set of tokens: what to give along with the filter that it came from.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,7 +56,7 @@ pub(super) struct Chosen {
     /// These.
     ids: Option<Vec<TokenId>>,
     /// All that match, which must say something.
-    filter: Option<TokenFilter>,
+    filter: Option<Object<TokenFilter>>,
     /// How many they are.
     #[serde(deserialize_with = "whole")]
     count: u64,
@@ -84,7 +83,7 @@ pub(super) struct ChosenFor {
     /// These.
     ids: Option<Vec<TokenId>>,
     /// All that match, which must say something.
-    filter: Option<TokenFilter>,
+    filter: Option<Object<TokenFilter>>,
     /// How many they are.
     #[serde(deserialize_with = "whole")]
     count: u64,
@@ -237,13 +236,13 @@ pub(super) async fn revoke(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, Problem> {
-    let (actor, force, dry_run) = (caller.actor(), chosen.force, chosen.dry_run);
+    let (actor, Flags { force, if_exists, dry_run }) = (caller.actor(), chosen.flags());
     let ids = chosen.ids(&caller.registry, &actor).await?;
     if dry_run {
-        return tried(&caller.registry, &actor, ids).await;
+        return tried(&caller.registry, &actor, BulkAction::Revoke, seen(&ids, if_exists), force).await;
     }
     let named = ids.clone();
-    let command = async move |registry: Registry| registry.revoke(&actor, &named, force).await.map(drop);
+    let command = async move |registry: Registry| registry.revoke(&actor, seen(&named, if_exists), force).await;
     many(&console, caller.registry, ids, wait, command).await
 }
 
@@ -258,13 +257,13 @@ pub(super) async fn delete(
     Query(WaitQuery { wait }): Query<WaitQuery>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, Problem> {
-    let (actor, force, dry_run) = (caller.actor(), chosen.force, chosen.dry_run);
+    let (actor, Flags { force, if_exists, dry_run }) = (caller.actor(), chosen.flags());
     let ids = chosen.ids(&caller.registry, &actor).await?;
     if dry_run {
-        return tried(&caller.registry, &actor, ids).await;
+        return tried(&caller.registry, &actor, BulkAction::Delete, seen(&ids, if_exists), force).await;
     }
     let named = ids.clone();
-    let command = async move |registry: Registry| registry.delete(&actor, &named, force).await.map(drop);
+    let command = async move |registry: Registry| registry.delete(&actor, seen(&named, if_exists), force).await;
     many(&console, caller.registry, ids, wait, command).await
 }
 
@@ -284,21 +283,37 @@ pub(super) async fn reassign(
     let chosen = Chosen { ids, filter, count, fingerprint, force, if_exists, dry_run };
     let ids = chosen.ids(&caller.registry, &actor).await?;
     if dry_run {
-        return tried(&caller.registry, &actor, ids).await;
+        let action = BulkAction::Reassign { to: &to };
+        return tried(&caller.registry, &actor, action, seen(&ids, if_exists), force).await;
     }
     let named = ids.clone();
-    let command = async move |registry: Registry| registry.reassign(&actor, &named, &to, force).await.map(drop);
+    let command = async move |registry: Registry| registry.reassign(&actor, seen(&named, if_exists), &to, force).await;
     many(&console, caller.registry, ids, wait, command).await
 }
 
+/// How a command goes about its tokens.
+struct Flags {
+    force: bool,
+    if_exists: bool,
+    dry_run: bool,
+}
+
+fn seen(ids: &[TokenId], if_exists: bool) -> Seen<&[TokenId]> {
+    Seen::at(ids, None).if_exists(if_exists)
+}
+
 impl Chosen {
+    fn flags(&self) -> Flags {
+        Flags { force: self.force, if_exists: self.if_exists, dry_run: self.dry_run }
+    }
+
     /// The tokens, if they are those that were seen.
     async fn ids(self, registry: &Registry, actor: &Actor) -> Result<Vec<TokenId>, Problem> {
-        let Self { ids, filter, count, fingerprint, if_exists, force: _, dry_run: _ } = self;
+        let Self { ids, filter, count, fingerprint, if_exists: _, force: _, dry_run: _ } = self;
         let ids = match (ids, filter) {
             (Some(ids), None) if ids.is_empty() => return Err(Problem::invalid("ids: name at least one token")),
             (Some(ids), None) => ids,
-            (None, Some(filter)) => {
+            (None, Some(Object(filter))) => {
                 let query = filter.query()?;
                 if query == TokenQuery::default() {
                     return Err(Problem::invalid("filter: an empty one means every token; say which are meant"));
@@ -314,7 +329,6 @@ impl Chosen {
         let is_seen = fingerprint.is_none_or(|fingerprint| fingerprint == Fingerprint::of(&ids));
         let is_as_many = ids.len() as u64 == count;
         match is_as_many && is_seen {
-            true if if_exists => Ok(registry.existing(actor, &ids).await?),
             true => Ok(ids),
             false if !is_as_many => {
                 Err(Problem::conflict(format!("these are {} tokens, and not {count}; nothing was done", ids.len())))
@@ -324,15 +338,21 @@ impl Chosen {
     }
 }
 
-/// What it would have been done to.
-async fn tried(registry: &Registry, actor: &Actor, ids: Vec<TokenId>) -> Result<Response, Problem> {
-    let existing: HashSet<_> = registry.existing(actor, &ids).await?.into_iter().collect();
-    let missing: Vec<_> = ids.iter().copied().filter(|id| !existing.contains(id)).collect();
-    if !missing.is_empty() {
-        return Err(RegistryError::NoSuchTokens(missing).into());
-    }
+/// What it would be done to. Nobody is told so who would be refused.
+async fn tried(
+    registry: &Registry,
+    actor: &Actor,
+    action: BulkAction<'_>,
+    seen: Seen<&[TokenId]>,
+    force: bool,
+) -> Result<Response, Problem> {
+    let ids = ids_of(registry.preview(actor, action, seen, force).await?);
     let dependents = Some(registry.dependents(actor, &ids, NAMED).await?.into());
     Ok(reply::json(StatusCode::OK, &Many { count: ids.len(), ids, dependents }))
+}
+
+fn ids_of(tokens: Vec<TokenRecord>) -> Vec<TokenId> {
+    tokens.into_iter().map(|token| token.id).collect()
 }
 
 /// Runs the command on all of them. One that breaks off says to which it was not done.
@@ -344,10 +364,13 @@ async fn many<F>(
     command: impl FnOnce(Registry) -> F + Send + 'static,
 ) -> Result<Response, Problem>
 where
-    F: Future<Output = Result<(), RegistryError>> + Send,
+    F: Future<Output = Result<Vec<TokenRecord>, RegistryError>> + Send,
 {
     match console.change(registry, wait.map(|Wait(wait)| wait), command).await {
-        Ok(done) => Ok(reply::json(StatusCode::OK, &done.map(|()| Many { count: ids.len(), ids, dependents: None }))),
+        Ok(done) => {
+            let done = done.map(ids_of).map(|ids| Many { count: ids.len(), ids, dependents: None });
+            Ok(reply::json(StatusCode::OK, &done))
+        }
         Err(error) => Err(match error.done() {
             Some(done) => Problem::from(error).after(done, ids.get(done..).unwrap_or_default().to_vec()),
             None => error.into(),

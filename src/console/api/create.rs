@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Hashed, Json, Query, Segment, Wait, whole};
+use super::input::{Hashed, Json, Query, Segment, Wait, moment, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, token_id};
@@ -20,7 +20,7 @@ use crate::console::caller::{Caller, TokensWrite};
 use crate::console::change::Done;
 use crate::console::idempotency::{Call, IdempotencyKey, Outcome};
 use crate::registry::view::TokenView;
-use crate::registry::{Actor, Created, NewToken, Registry, RegistryError, Requested, Rotated, Rotation, Seen};
+use crate::registry::{Actor, Created, Ensured, NewToken, Registry, RegistryError, Requested, Rotated, Rotation, Seen};
 use crate::token::{Permission, PermissionSet, RawToken, TokenId};
 
 /// A token to make.
@@ -36,6 +36,7 @@ pub(super) struct CreateToken {
     #[schema(min_items = 1)]
     permissions: Vec<Permission>,
     /// When it stops working; without it, never, which a token that expires itself cannot give.
+    #[serde(default, deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply.
@@ -123,14 +124,22 @@ pub(super) async fn create(
     let is_own = own.is_some();
     let command = async move |registry: Registry| {
         let outcome = match own {
-            Some(OwnValue(value)) => registry.create_token_of(&actor, new, value).await,
-            None => registry.create_token(&actor, new).await,
+            Some(OwnValue(value)) if if_not_exists => registry.ensure_token(&actor, new, value).await,
+            Some(OwnValue(value)) => registry.create_token_of(&actor, new, value).await.map(Ensured::Made),
+            None => registry.create_token(&actor, new).await.map(Ensured::Made),
         };
-        pending.end(&outcome);
+        pending.end(match &outcome {
+            Ok(Ensured::Made(created)) => Ok(created.record.id),
+            Ok(Ensured::There(found)) => Ok(found.record.id),
+            Err(error) => Err(error),
+        });
         outcome
     };
     let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
-    Ok(created(&console, done.map(|created| (made(&created, requested, is_own), created.record.id))))
+    match done.made() {
+        Ok(done) => Ok(created(&console, done.map(|created| (made(&created, requested, is_own), created.record.id)))),
+        Err(found) => Ok(reply::record(&TokenView::of_details(&found, Timestamp::now()), found.version)),
+    }
 }
 
 fn made(created: &Created, requested: PermissionSet, is_own: bool) -> CreatedToken {
@@ -169,6 +178,7 @@ pub(super) struct RotateToken {
     #[schema(minimum = 0, maximum = 9_007_199_254_740_991_u64, example = 86400)]
     overlap_seconds: u64,
     /// When the successor stops working; without it, as long from now as the old token was made for.
+    #[serde(default, deserialize_with = "moment")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// A value of your own: `tc-apiv1_` and 64 lowercase hexadecimal digits. It is not in the reply. Where the Controller has

@@ -9,7 +9,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use zeroize::Zeroizing;
 
-use super::input::Json;
+use super::input::{Json, Nothing, Query};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::MAX_PAGE;
@@ -62,7 +62,11 @@ impl ToSchema for FindToken {}
         Problems,
     ),
 )]
-pub(super) async fn find(caller: Caller<TokensRead>, Json(asked): Json<FindToken>) -> Result<Response, Problem> {
+pub(super) async fn find(
+    caller: Caller<TokensRead>,
+    _: Query<Nothing>,
+    Json(asked): Json<FindToken>,
+) -> Result<Response, Problem> {
     let (registry, actor) = (&caller.registry, caller.actor());
     let found = match asked {
         FindToken { token: Some(token), digest: None } => {

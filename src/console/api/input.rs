@@ -2,6 +2,7 @@
 //! mistyped and left aside would make a token without end, say.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +10,18 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as Parsed, Request};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize as _, Deserializer};
+use jiff::Timestamp;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
-use crate::console::Console;
+use crate::console::{Busy, Console};
+use crate::token::moment;
 
 /// Most bytes of a body: some ten thousand ids.
 const MAX_BODY: usize = 256 * 1024;
@@ -56,10 +60,34 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
         }
         let body = read(request.into_body()).await?;
         let mut json = serde_json::Deserializer::from_slice(&body);
-        let value =
+        let Object(value) =
             serde_path_to_error::deserialize(&mut json).map_err(|error| Problem::invalid(explain_json(&error)))?;
         json.end().map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(Self { value, hash: Sha256::digest(&body).into() })
+    }
+}
+
+/// An object, and no array of its members by their position, which serde would take too.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
     }
 }
 
@@ -67,9 +95,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Console>> for Hashed<T> {
 #[derive(Debug)]
 pub(super) struct NoBody;
 
-#[derive(serde::Deserialize)]
+/// Nothing at all. What is there all the same has a name that is not known.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 impl FromRequest<Arc<Console>> for NoBody {
     type Rejection = Problem;
@@ -88,8 +117,11 @@ impl FromRequest<Arc<Console>> for NoBody {
     }
 }
 
-/// Whether a body says that it is of one of these media types.
+/// Whether a body says that it is of one of these media types, and as it is.
 pub(super) fn is_of(fields: &HeaderMap, types: &[&str]) -> bool {
+    if fields.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return false;
+    }
     let kind = fields.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     types.iter().any(|is| kind.eq_ignore_ascii_case(is))
@@ -112,8 +144,13 @@ pub(super) async fn read_within(body: Body, most: usize, timeout: Duration) -> R
     match body.map_err(|_| Problem::timeout())? {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(most)),
+        Err(error) if is_busy(&*error) => Err(Problem::busy()),
         Err(_) => Err(Problem::invalid("the body broke off")),
     }
+}
+
+fn is_busy(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Busy>())
 }
 
 /// A query, with nothing in it that is not known.
@@ -207,12 +244,30 @@ pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D
     number.ok_or_else(|| serde::de::Error::custom("write a whole number from 0 to 9007199254740991"))
 }
 
+/// A moment, if there is one: `null` is none.
+///
+/// # Errors
+/// For what is no moment, without repeating it.
+pub(super) fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| moment::parse(&text)).transpose().map_err(serde::de::Error::custom)
+}
+
+/// The same where it must be one: `null` would be a condition that is none.
+///
+/// # Errors
+/// For what is no moment, without repeating it.
+pub(super) fn present_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    moment::parse(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 /// How long to wait for the sidecars, as `wait=5s`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait(pub(super) Duration);
 
-impl<'de> serde::Deserialize<'de> for Wait {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl<'de> Deserialize<'de> for Wait {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let digits = text.strip_suffix('s').filter(|digits| !digits.starts_with(['0', '+']));
         match digits.and_then(|digits| digits.parse().ok()).filter(|seconds| (1..=60).contains(seconds)) {

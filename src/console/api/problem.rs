@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::openapi::response::{Response as OpenApiResponse, ResponseBuilder};
@@ -130,12 +130,15 @@ impl Problem {
 
     /// The body says that it is something else.
     pub(super) fn not_json() -> Self {
-        Self::new(NOT_JSON, "send JSON, and say so: Content-Type: application/json")
+        let detail = "send JSON as it is, without Content-Encoding, and say so: Content-Type: application/json";
+        Self::new(NOT_JSON, detail).with(ACCEPT_ENCODING, "identity")
     }
 
     /// The same, of an import.
     pub(super) fn not_lines() -> Self {
-        Self::new(NOT_LINES, "send JSON lines or CSV, and say so: Content-Type: application/x-ndjson, or text/csv")
+        let detail = "send JSON lines or CSV as they are, without Content-Encoding, and say so: Content-Type: \
+                      application/x-ndjson, or text/csv";
+        Self::new(NOT_LINES, detail).with(ACCEPT_ENCODING, "identity")
     }
 
     /// The body has more lines than are taken at once.
@@ -247,9 +250,10 @@ impl From<RegistryError> for Problem {
         let kind = match &error {
             RegistryError::ActingTokenUnusable(_) => return Refusal::UnknownToken.into(),
             RegistryError::Changed => CHANGED,
-            RegistryError::DigestTaken(_) | RegistryError::DigestUseless { .. } | RegistryError::DigestRetired(_) => {
-                VALUE
-            }
+            RegistryError::DigestTaken(_)
+            | RegistryError::DigestHidden(_)
+            | RegistryError::DigestUseless { .. }
+            | RegistryError::DigestRetired(_) => VALUE,
             // Well-formed: it is the time, or the owner's role, that it does not fit.
             RegistryError::AlreadyExpired(_) | RegistryError::NothingPermitted { .. } => CONFLICT,
             _ => match error.kind() {
@@ -281,6 +285,10 @@ fn without_values(text: &str) -> String {
 /// What is said at a terminal, without what is to be typed there.
 pub(super) fn for_programs(text: &str) -> String {
     let text = text.split("; `tollgate ").next().unwrap_or(text);
+    // In brackets it is said besides.
+    let mut parts = text.split(" (`tollgate ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let text = parts.fold(first, |text, part| text + part.split_once(')').map_or("", |(_, rest)| rest));
     let said = [
         ("use --force", "say force"),
         (
@@ -288,8 +296,25 @@ pub(super) fn for_programs(text: &str) -> String {
             "or `permissions` in the query for all lines without them",
         ),
         ("with --skip-existing", "with skip_existing"),
+        ("`token export --full`", "an export with full=true"),
+        ("use `tollgate user transfer-ownership` to make", "transfer the ownership to make"),
+        ("check with `tollgate token show ID` or `tollgate user show NAME`", "look at the token or the user"),
+        (
+            "`tollgate user set-role` with the role administrator for the old owner finishes it",
+            "giving the old owner the role administrator finishes it",
+        ),
+        ("run the command again", "send the call again"),
+        ("run the same import", "send the same import"),
     ];
-    said.iter().fold(text.to_owned(), |text, (option, here)| text.replace(option, here))
+    let text = said.iter().fold(text, |text, (option, here)| text.replace(option, here));
+    // With the id of a token that may not be there.
+    match text
+        .split_once("check with `tollgate token show ")
+        .and_then(|(before, rest)| Some((before, rest.split_once('`')?.1)))
+    {
+        Some((before, after)) => format!("{before}look whether it is there{after}"),
+        None => text,
+    }
 }
 
 impl From<StoreError> for Problem {
@@ -327,5 +352,23 @@ mod tests {
         assert_eq!(for_programs(&error.to_string()), "there is no user `max`");
         let error = RegistryError::LastOwnerToken { owner: "olga".to_owned(), tokens: Vec::new() };
         assert!(for_programs(&error.to_string()).ends_with("create another one first, or say force"));
+        let (id, name) = (TokenId::from_u64(1), "max".to_owned());
+        let source = || StoreError::Frozen { store: String::new(), reason: String::new() };
+        for (error, said) in [
+            (RegistryError::UserDisabled(name.clone()), "max is disabled; enable them first"),
+            (RegistryError::OwnerRole(name), "transfer the ownership first"),
+            (RegistryError::RotatesRevoked(id), "create a new token instead"),
+            (RegistryError::RotatedAlready { token: id, successor: id }, "0000000000001: rotate that one"),
+            (RegistryError::RevokedElsewhere { token: id }, "(its id is 0000000000001); revoke it here too"),
+            (RegistryError::OneOwnerOnly, "transfer the ownership to make an Administrator the Owner"),
+            (
+                RegistryError::OutcomeUnknown(source()),
+                "look at the token or the user, and send the call again if it was not",
+            ),
+            (RegistryError::CreationUnknown { id, source: source() }, "and revoke this one if it exists"),
+        ] {
+            let told = for_programs(&error.to_string());
+            assert!(told.ends_with(said) && !told.contains('`') && !told.contains("--"), "{told}");
+        }
     }
 }

@@ -11,10 +11,10 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder,
 use utoipa::openapi::{KnownFormat, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::input::{Json, Query, Wait, whole};
+use super::input::{Json, Query, Wait, present_moment, whole};
 use super::problem::{Problem, Problems};
 use super::reply;
-use super::tokens::{WaitQuery, present};
+use super::tokens::WaitQuery;
 use crate::console::Console;
 use crate::console::caller::{Caller, TokensDelete};
 use crate::console::change::Done;
@@ -24,9 +24,9 @@ use crate::registry::{PurgeFilter, Purged, Registry};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PurgeTokens {
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_moment")]
     expired_by: Option<Timestamp>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_moment")]
     revoked_by: Option<Timestamp>,
     #[serde(default, deserialize_with = "count")]
     count: Option<u64>,
@@ -44,7 +44,8 @@ impl PartialSchema for PurgeTokens {
         };
         let revoked = || moment("Those that were revoked at this moment of the past or before");
         let count = || {
-            let what = "How many they are: where they are not as many, nothing is done. Without it nothing is done either, and the                         reply says how many they are";
+            let what = "How many they are: where they are not as many, nothing is done. Without it nothing is done either, and \
+                        the reply says how many they are";
             let count = ObjectBuilder::new().schema_type(Type::Integer).description(Some(what));
             count.minimum(Some(0)).maximum(Some(1_000_000_000))
         };

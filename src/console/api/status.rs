@@ -3,6 +3,7 @@
 use axum::response::Response;
 use http::StatusCode;
 
+use super::input::{Nothing, Query};
 use super::problem::{Problem, Problems};
 use super::reply;
 use crate::console::caller::{Caller, SettingsRead};
@@ -13,7 +14,7 @@ use crate::registry::status::{FleetStatus, StatusView};
     get, path = "/api/v1/status", tag = "status", operation_id = "show_status",
     responses((status = 200, description = "The store and the sidecars", body = StatusView), Problems),
 )]
-pub(super) async fn show(caller: Caller<SettingsRead>) -> Result<Response, Problem> {
+pub(super) async fn show(caller: Caller<SettingsRead>, _: Query<Nothing>) -> Result<Response, Problem> {
     let status = FleetStatus::read(&**caller.registry.store()).await?;
     Ok(reply::json(StatusCode::OK, &status.view()))
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{Json, NoBody, Query, Segment, Wait};
+use super::input::{Json, NoBody, Nothing, Query, Segment, Wait, present_moment};
 use super::problem::{Problem, Problems};
 use super::reply;
 use crate::console::Console;
@@ -47,12 +47,12 @@ pub(super) struct TokenFilter {
     #[param(inline)]
     pub(super) permission: Option<Permission>,
     /// Only those that expire before this moment, or did.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_moment")]
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
     #[param(value_type = Option<String>, format = DateTime)]
     pub(super) expires_before: Option<Timestamp>,
     /// Only those that were made before this moment and not used since, as far as uses are recorded from then on.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_moment")]
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
     #[param(value_type = Option<String>, format = DateTime)]
     pub(super) unused_since: Option<Timestamp>,
@@ -92,6 +92,16 @@ fn only_true() -> Object {
     ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).description(Some(only)).build()
 }
 
+/// What is asked for in a query is no value of a token.
+pub(super) fn check_no_token(name: &str, text: &str) -> Result<(), Problem> {
+    match holds_token(text) {
+        true => Err(Problem::invalid(format!(
+            "{name}: this may be a token, which must not be in a query; revoke it if it is"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Longest text to search for, in characters.
 const MAX_TEXT: usize = 200;
 
@@ -99,6 +109,10 @@ impl TokenFilter {
     /// As the registry takes it.
     pub(super) fn query(self) -> Result<TokenQuery, Problem> {
         let Self { user, state, permission, expires_before, unused_since, never_used, text } = self;
+        // Since a moment to come nothing was used: that would be every token.
+        if unused_since.is_some_and(|since| since > Timestamp::now()) {
+            return Err(Problem::conflict("unused_since is a moment of the past"));
+        }
         let (unused, made_before) = match (unused_since, never_used) {
             // One that was made since may yet be used.
             (since, true) => (Some(Unused::Ever), since),
@@ -107,11 +121,7 @@ impl TokenFilter {
         };
         if let Some(text) = &text {
             // Servers and browsers keep what they are asked for: it is known to others from now on.
-            if holds_token(text) {
-                return Err(Problem::invalid(
-                    "text: this may be a token, which must not be in a query; revoke it if it is",
-                ));
-            }
+            check_no_token("text", text)?;
             if text.is_empty() || text.chars().count() > MAX_TEXT {
                 return Err(Problem::invalid("text: give 1 to 200 characters, or leave it out"));
             }
@@ -135,9 +145,11 @@ pub(super) struct ListQuery {
     #[param(inline)]
     permission: Option<Permission>,
     /// Only those that expire before this moment, or did.
+    #[serde(default, deserialize_with = "present_moment")]
     #[param(value_type = Option<String>, format = DateTime)]
     expires_before: Option<Timestamp>,
     /// Only those that were made before this moment and not used since, as far as uses are recorded from then on.
+    #[serde(default, deserialize_with = "present_moment")]
     #[param(value_type = Option<String>, format = DateTime)]
     unused_since: Option<Timestamp>,
     /// Only those that were never used.
@@ -172,9 +184,9 @@ pub(super) fn page<T: Serialize>(console: &Console, uri: &http::Uri, page: &[T],
 /// A page with the way to the next one, if there is one.
 pub(super) fn with_next(mut reply: Response, console: &Console, uri: &http::Uri, next: Option<String>) -> Response {
     if let Some(next) = next {
+        let is_after = |pair: &str| form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name == "after");
         let query = uri.query().unwrap_or_default().split('&');
-        let others =
-            query.filter(|pair| !pair.is_empty() && !pair.starts_with("after=")).map(|pair| format!("{pair}&"));
+        let others = query.filter(|pair| !pair.is_empty() && !is_after(pair)).map(|pair| format!("{pair}&"));
         let own = uri.path().split_once("/api/v1/").map_or_else(|| uri.path(), |(_, own)| own);
         let path = format!("/api/v1/{own}");
         let link = format!("<{}?{}after={next}>; rel=\"next\"", console.path(&path), others.collect::<String>());
@@ -221,7 +233,11 @@ pub(super) async fn list(
         Problems,
     ),
 )]
-pub(super) async fn show(caller: Caller<TokensRead>, Segment(id): Segment) -> Result<Response, Problem> {
+pub(super) async fn show(
+    caller: Caller<TokensRead>,
+    Segment(id): Segment,
+    _: Query<Nothing>,
+) -> Result<Response, Problem> {
     let (registry, actor, id) = (&caller.registry, caller.actor(), token_id(&id)?);
     let details = registry.token(&actor, id).await?;
     let uses = registry.usage(&actor, &[id]).await?;
@@ -391,7 +407,7 @@ pub(super) struct Own {
         Problems,
     ),
 )]
-pub(super) async fn own(caller: Caller<AnyToken>) -> Response {
+pub(super) async fn own(caller: Caller<AnyToken>, _: Query<Nothing>) -> Response {
     let holder = caller.holder;
     let own = Own {
         token: holder.token,

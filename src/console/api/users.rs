@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::input::{Json, NoBody, Query, Segment, Wait};
+use super::input::{Json, NoBody, Nothing, Query, Segment, Wait};
 use super::problem::{Problem, Problems};
 use super::reply;
 use super::tokens::{WaitQuery, limit, page};
@@ -19,7 +19,7 @@ use crate::console::Console;
 use crate::console::caller::{Caller, UsersDelete, UsersRead, UsersWrite};
 use crate::console::change::Done;
 use crate::registry::view::UserView;
-use crate::registry::{Registry, RegistryError, RoleChange, Seen, Transfer};
+use crate::registry::{Ensured, Registry, RegistryError, RoleChange, Seen, Transfer};
 use crate::token::{Role, UserId, UserStatus};
 
 /// A page of the users.
@@ -64,7 +64,11 @@ pub(super) async fn list(
     get, path = "/api/v1/users/{name}", tag = "users", operation_id = "show_user", params(("name" = String, Path, description = "The user's name")),
     responses((status = 200, description = "The user; `ETag` is its version", body = UserDetails), Problems),
 )]
-pub(super) async fn show(caller: Caller<UsersRead>, Segment(name): Segment) -> Result<Response, Problem> {
+pub(super) async fn show(
+    caller: Caller<UsersRead>,
+    Segment(name): Segment,
+    _: Query<Nothing>,
+) -> Result<Response, Problem> {
     let (registry, actor) = (&caller.registry, caller.actor());
     let user = registry.user(&actor, &name).await?;
     let tokens = registry.count_tokens_of(&actor, &name).await?;
@@ -151,8 +155,18 @@ pub(super) async fn add(
             Err(error) => return Err(error.into()),
         }
     }
-    let command = async move |registry: Registry| registry.add_user(&actor, &name, role).await;
+    let command = async move |registry: Registry| match if_not_exists {
+        true => match registry.ensure_user(&actor, &name, role).await? {
+            Ensured::There(user) if user.record.role != role => Err(RegistryError::NameTaken(name)),
+            ensured => Ok(ensured),
+        },
+        false => registry.add_user(&actor, &name, role).await.map(Ensured::Made),
+    };
     let done = console.change(caller.registry, wait.map(|Wait(wait)| wait), command).await?;
+    let done = match done.made() {
+        Ok(done) => done,
+        Err(user) => return Ok(reply::record(&UserView::from(&user.record), user.version)),
+    };
     let path = console.path(&format!("/api/v1/users/{}", done.done.name));
     let mut reply = reply::json(StatusCode::CREATED, &done.map(|user| UserView::from(&user)));
     reply.headers_mut().extend(HeaderValue::try_from(path).ok().map(|path| (LOCATION, path)));

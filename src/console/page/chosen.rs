@@ -83,7 +83,7 @@ impl Choice {
     /// # Errors
     /// As for [`View::of`].
     pub(super) fn view(form: &Form) -> Result<Option<View>, Trouble> {
-        (form.has("page") || form.has("all")).then(|| View::of(form)).transpose()
+        (form.has("after") || form.has("before") || form.has("all")).then(|| View::of(form)).transpose()
     }
 
     /// The tokens that it means now.

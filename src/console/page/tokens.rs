@@ -9,7 +9,7 @@ use super::filter;
 use super::form::Form;
 use super::html::{self, Section, Shell};
 use super::trouble::Trouble;
-use super::view::{ROWS, View};
+use super::view::{Place, ROWS, View};
 use super::visitor::{Submitted, Visitor};
 use super::when::{When, counted, grouped};
 use crate::registry::{LastUse, TokenUses, check_rotates};
@@ -154,6 +154,7 @@ struct TokensPage {
     permissions: Vec<String>,
     /// How many match.
     total: usize,
+    place: Place,
 }
 
 impl TokensPage {
@@ -197,10 +198,7 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
     let actor = visitor.acting(Resource::Tokens, Action::Read)?;
     let (view, now, registry) = (View::of(asked)?, Timestamp::now(), &visitor.registry);
     let query = view.filter.query(now)?;
-    let found = registry.listed(&actor, &query, view.sort, view.skipped * ROWS, ROWS).await?;
-    if let Some(last) = view.within(found.total) {
-        return Ok(visitor.go(&format!("/tokens{}", last.query_string())));
-    }
+    let found = registry.listed(&actor, &query, view.sort, &view.part, ROWS).await?;
     let ids: Vec<_> = found.tokens.iter().map(|(token, _)| token.id).collect();
     let uses = registry.usage(&actor, &ids).await?;
     let own = visitor.holder.token;
@@ -211,6 +209,7 @@ async fn try_list(visitor: &Visitor, asked: &Form) -> Result<Response, Trouble> 
         owners: Owners::of(visitor).await,
         permissions: filter::permissions(),
         total: found.total,
+        place: view.place(&found),
         view,
     };
     Ok(html::page(&page))

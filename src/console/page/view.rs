@@ -4,7 +4,7 @@ use super::filter::{CONDITIONS, Chip, Filter};
 use super::form::Form;
 use super::trouble::Trouble;
 use super::when::grouped;
-use crate::registry::{Sort, SortKey};
+use crate::registry::{Listed, Mark, Part, Sort, SortKey};
 
 /// Rows of a page.
 pub(super) const ROWS: usize = 25;
@@ -28,9 +28,22 @@ const ORDERS: [(&str, &str); 10] = [
 pub(super) struct View {
     pub(super) filter: Filter,
     pub(super) sort: Sort,
-    /// Pages before it.
-    pub(super) skipped: usize,
+    pub(super) part: Part,
 }
+
+/// Where a page is in its list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// `26–50 of 1,204`
+    pub(super) text: String,
+    /// The query of the page before, if there is one.
+    pub(super) previous: Option<String>,
+    /// The query of the page after.
+    pub(super) next: Option<String>,
+}
+
+/// The first page, where it has to be said.
+const FIRST: &str = "first";
 
 /// The head of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,68 +59,70 @@ impl View {
     /// As an address has it, or a form.
     ///
     /// # Errors
-    /// For an order that is none, and for a page that is none.
+    /// For an order that is none, and for a place that is none in it.
     pub(super) fn of(form: &Form) -> Result<Self, Trouble> {
         let sort = match form.text("sort") {
             Some(text) => parse(text).ok_or_else(|| Trouble::invalid("there is no such order of tokens"))?,
             None => Sort::default(),
         };
-        let page = form.text("page").map_or(Some(1), |page| page.parse::<usize>().ok());
-        let skipped = page.and_then(|page| page.checked_sub(1)).filter(|skipped| *skipped < usize::MAX / ROWS);
-        let skipped = skipped.ok_or_else(|| Trouble::invalid("there is no such page"))?;
-        Ok(Self { filter: Filter::of(form), sort, skipped })
+        let none = || Trouble::invalid("there is no such page");
+        let mark = |text: &str| Mark::parse(text, sort.by).ok_or_else(none);
+        let part = match (form.text("after"), form.text("before")) {
+            (None, None) | (Some(FIRST), None) => Part::First,
+            (Some(after), None) => Part::After(mark(after)?),
+            (None, Some(before)) => Part::Before(mark(before)?),
+            (Some(_), Some(_)) => return Err(none()),
+        };
+        Ok(Self { filter: Filter::of(form), sort, part })
     }
 
     /// What may be in an address.
     pub(super) fn names() -> Vec<&'static str> {
-        CONDITIONS.into_iter().chain(["sort", "page"]).collect()
+        CONDITIONS.into_iter().chain(["sort", "after", "before"]).collect()
     }
 
     /// For an address: empty, or beginning with `?`. What goes without saying is left out.
     pub(super) fn query_string(&self) -> String {
         let sort = (self.sort != Sort::default()).then(|| ("sort", written(self.sort)));
-        let page = (self.skipped > 0).then(|| ("page", (self.skipped + 1).to_string()));
-        self.filter.query_with(sort.into_iter().chain(page))
+        let part = (self.part != Part::First).then(|| self.part());
+        self.filter.query_with(sort.into_iter().chain(part))
     }
 
-    /// For hidden fields: the page is always among them, by which a form that the list sent is known.
+    /// For hidden fields: the part is always among them, by which a form that the list sent is known.
     pub(super) fn fields(&self) -> Vec<(&'static str, String)> {
         let sort = (self.sort != Sort::default()).then(|| ("sort", written(self.sort)));
-        let page = ("page", (self.skipped + 1).to_string());
-        self.filter.pairs().iter().cloned().chain(sort).chain([page]).collect()
+        self.filter.pairs().iter().cloned().chain(sort).chain([self.part()]).collect()
+    }
+
+    fn part(&self) -> (&'static str, String) {
+        match &self.part {
+            Part::First => ("after", FIRST.to_owned()),
+            Part::After(mark) => ("after", mark.to_string()),
+            Part::Before(mark) => ("before", mark.to_string()),
+        }
     }
 
     /// The same list from its beginning, narrowed to something else.
     pub(super) fn narrowed(&self, filter: Filter) -> Self {
-        Self { filter, skipped: 0, ..self.clone() }
+        Self { filter, part: Part::First, ..self.clone() }
     }
 
-    fn at(&self, skipped: usize) -> String {
-        Self { skipped, ..self.clone() }.query_string()
-    }
-
-    /// The query of the page before.
-    pub(super) fn previous(&self) -> Option<String> {
-        self.skipped.checked_sub(1).map(|skipped| self.at(skipped))
-    }
-
-    /// The query of the page after, if a list of this length has one.
-    pub(super) fn next(&self, total: usize) -> Option<String> {
-        (self.skipped < last(total)).then(|| self.at(self.skipped + 1))
-    }
-
-    /// The last page, where this one is past the end of a list of this length.
-    pub(super) fn within(&self, total: usize) -> Option<Self> {
-        (self.skipped > last(total)).then(|| Self { skipped: last(total), ..self.clone() })
-    }
-
-    /// `26–50 of 1,204`
-    pub(super) fn place(&self, rows: usize, total: usize) -> String {
-        let first = self.skipped * ROWS + 1;
+    /// Where the page is.
+    pub(super) fn place(&self, Listed { tokens, total, skipped, ends }: &Listed) -> Place {
+        let at = |part| Self { part, ..self.clone() }.query_string();
         let number = |number: usize| grouped(number as u64);
-        match rows {
-            1 => format!("{} of {}", number(first), number(total)),
-            _ => format!("{}–{} of {}", number(first), number(first + rows.saturating_sub(1)), number(total)),
+        let (first, last) = ends.clone().map(|[first, last]| (first, last)).unzip();
+        let range = match tokens.len() {
+            1 => number(skipped + 1),
+            rows => format!("{}–{}", number(skipped + 1), number(skipped + rows)),
+        };
+        Place {
+            text: format!("{range} of {}", number(*total)),
+            // What comes before the second page is the first, whatever was made meanwhile.
+            previous: first
+                .filter(|_| *skipped > 0)
+                .map(|first| at(if *skipped <= ROWS { Part::First } else { Part::Before(first) })),
+            next: last.filter(|_| skipped + ROWS < *total).map(|last| at(Part::After(last))),
         }
     }
 
@@ -150,15 +165,10 @@ impl View {
     fn column(&self, name: &'static str, by: SortKey, is_descending: bool) -> Column {
         let own = Some(self.sort.is_descending).filter(|_| self.sort.by == by);
         let sort = Sort { by, is_descending: own.map_or(is_descending, |is_descending| !is_descending) };
-        let query = Self { sort, skipped: 0, ..self.clone() }.query_string();
+        let query = Self { sort, part: Part::First, ..self.clone() }.query_string();
         let sorted = own.map(|is_descending| if is_descending { "descending" } else { "ascending" });
         Column { name, query: Some(query), sorted }
     }
-}
-
-/// How many pages are before the last one.
-const fn last(total: usize) -> usize {
-    total.saturating_sub(1) / ROWS
 }
 
 fn parse(text: &str) -> Option<Sort> {
@@ -180,13 +190,26 @@ mod tests {
 
     #[test]
     fn a_view_is_its_address() {
-        for query in ["", "?text=a&sort=-last-used&page=3", "?sort=created", "?user=max&page=2"] {
+        let addresses = [
+            "",
+            "?text=a&sort=-last-used&after=0000000000007.2026-11-27T08%3A00%3A00Z",
+            "?sort=created",
+            "?user=max&before=0000000000007",
+            "?sort=description&after=0000000000007.plant+7%0Aabc123",
+        ];
+        for query in addresses {
             assert_eq!(view(query.trim_start_matches('?')).query_string(), query);
         }
-        assert_eq!(view("sort=-created&page=1").query_string(), "", "what goes without saying");
+        assert_eq!(view("sort=-created&after=first").query_string(), "", "what goes without saying");
         let fields = view("text=a&sort=owner").fields();
-        assert_eq!(fields, [("text", "a".to_owned()), ("sort", "owner".to_owned()), ("page", "1".to_owned())]);
-        for query in ["sort=size", "sort=--created", "page=0", "page=-1", "page=18446744073709551615"] {
+        assert_eq!(fields, [("text", "a".to_owned()), ("sort", "owner".to_owned()), ("after", FIRST.to_owned())]);
+        for query in [
+            "sort=size",
+            "sort=--created",
+            "after=2",
+            "sort=owner&after=0000000000007",
+            "after=0000000000007&before=0000000000007",
+        ] {
             assert!(View::of(&Form::parse(query.as_bytes())).is_err(), "{query}");
         }
         for (order, name) in ORDERS {
@@ -196,20 +219,21 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other_and_end() {
-        let second = view("sort=owner&page=2");
-        assert_eq!(second.previous().as_deref(), Some("?sort=owner"));
-        assert_eq!(second.next(51).as_deref(), Some("?sort=owner&page=3"));
-        assert_eq!((second.next(50), view("").previous()), (None, None));
-        assert_eq!(second.within(25), Some(view("sort=owner")));
-        assert_eq!((second.within(26), view("").within(0)), (None, None));
-        assert_eq!(second.place(25, 1204), "26–50 of 1,204");
-        assert_eq!(second.place(1, 26), "26 of 26");
+        let mark = |id: &str| Mark::parse(id, SortKey::Created).expect("a mark");
+        let ends = || Some([mark("0000000000009"), mark("0000000000007")]);
+        let place =
+            |skipped, total| view("user=max").place(&Listed { tokens: Vec::new(), total, skipped, ends: ends() });
+        let (first, second, third) = (place(0, 1204), place(25, 1204), place(50, 75));
+        assert_eq!((first.previous, first.next.as_deref()), (None, Some("?user=max&after=0000000000007")));
+        assert_eq!(second.previous.as_deref(), Some("?user=max"));
+        assert_eq!((third.previous.as_deref(), third.next), (Some("?user=max&before=0000000000009"), None));
+        assert!(second.text.ends_with("of 1,204"), "{}", second.text);
     }
 
     #[test]
     fn a_column_sorts_and_is_turned_round() {
         let of = |view: &View, name| view.columns().into_iter().find(|column| column.name == name).expect("a column");
-        let used = of(&view("text=a&page=4"), "Last used");
+        let used = of(&view("text=a&after=0000000000007"), "Last used");
         assert_eq!((used.query.as_deref(), used.sorted), (Some("?text=a&sort=-last-used"), None));
         let used = of(&view("sort=-last-used"), "Last used");
         assert_eq!((used.query.as_deref(), used.sorted), (Some("?sort=last-used"), Some("descending")));

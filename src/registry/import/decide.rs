@@ -41,6 +41,7 @@ impl Existing<'_> {
         let owner = self.users.get(&*line.user);
         if let Some(token) = self.held.tokens.get(&line.digest) {
             return match options.skip_existing {
+                _ if !self.authority.sees_tokens_of(token.owner) => Err(RegistryError::DigestHidden(line.digest)),
                 false => Err(RegistryError::DigestTaken(line.digest)),
                 // That all tokens of an input are there and can be used would not be true.
                 true if token.is_active() && line.is_revoked() => {
@@ -54,7 +55,7 @@ impl Existing<'_> {
         }
         let owner = owner.ok_or_else(|| RegistryError::NoSuchUser(line.user.to_string()))?;
         if self.held.retired.contains(&line.digest) {
-            return Err(RegistryError::DigestRetired(line.digest));
+            return Err(self.authority.not_telling(RegistryError::DigestRetired(line.digest)));
         }
         let record = match &line.past {
             Some(past) => self.restore(line, past, &owner.record)?,

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::super::tokens::{NewToken, Requested, is_plain};
 use super::super::{ErrorKind, RegistryError};
 use super::past::{Past, PastUsage, Told};
+use crate::token::moment;
 use crate::token::permission::InvalidPermission;
 use crate::token::raw::{HINT_LENGTH, InvalidToken};
 use crate::token::{Digest, HistoryEntry, Permission, PermissionSet, RawToken, TokenEvent, TokenId, TokenState};
@@ -159,7 +160,7 @@ fn check(told: &Told) -> Result<(), LineError> {
 }
 
 fn time(text: Option<String>, field: &'static str) -> Result<Option<Timestamp>, LineError> {
-    text.map(|text| text.parse()).transpose().map_err(|_| LineError::Time(field))
+    text.map(|text| moment::parse(&text)).transpose().map_err(|_| LineError::Time(field))
 }
 
 fn parse_permissions(names: &[String]) -> Result<PermissionSet, LineError> {
@@ -276,7 +277,7 @@ words! {
         Malformed = "malformed",
         /// Another line before it has the same token, or the same id.
         Repeated = "repeated",
-        /// The token is there already.
+        /// The token is there already, or, where whoever imports may not know, was.
         Exists = "exists",
         /// The token was revoked: here, or where it comes from.
         Revoked = "revoked",
@@ -304,7 +305,7 @@ impl LineError {
     pub fn kind(&self) -> LineKind {
         match self {
             Self::Repeated(_) | Self::RepeatedId(_) => LineKind::Repeated,
-            Self::Refused(RegistryError::DigestTaken(_)) => LineKind::Exists,
+            Self::Refused(RegistryError::DigestTaken(_) | RegistryError::DigestHidden(_)) => LineKind::Exists,
             Self::Refused(RegistryError::DigestRevoked { .. } | RegistryError::RevokedElsewhere { .. }) => {
                 LineKind::Revoked
             }

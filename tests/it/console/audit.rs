@@ -154,3 +154,15 @@ async fn the_trail_is_compared_with_a_line_that_went_elsewhere() {
         assert_eq!(verify(&format!("?head={bad}")).await.problem(), (400, "invalid"), "{bad}");
     }
 }
+
+/// Queries are kept in logs.
+#[tokio::test]
+async fn a_token_is_looked_for_in_no_query() {
+    let site = Site::start().await;
+    for condition in ["actor", "action", "subject"] {
+        let answer = get(&site, &site.owner, &format!("/api/v1/audit-logs?{condition}={}", site.agent.raw)).await;
+        assert_eq!(answer.problem(), (400, "invalid"), "{condition}");
+        assert!(answer.detail().starts_with(&format!("{condition}: this is a token")), "{answer:?}");
+        assert!(!answer.body.to_string().contains(&site.agent.raw), "{answer:?}");
+    }
+}

@@ -29,6 +29,10 @@ async fn lists_go_on_where_the_link_leads() {
         assert!(path.contains("user=olga") && path.contains("limit=4"), "{path}");
     }
     assert_eq!(seen, all);
+    // However `after` is written, it is in the link once.
+    let coded = get(&site, &site.owner, &format!("{TOKENS}?%61fter={}&limit=2", all[0])).await;
+    let link = coded.field("link").expect("goes on").to_owned();
+    assert_eq!(link, format!("<{TOKENS}?limit=2&after={}>; rel=\"next\"", all[2]));
     assert_eq!(get(&site, &site.owner, "/api/v1/tokens?limit=6").await.field("link"), None, "there is no more");
     let users = get(&site, &site.owner, "/api/v1/users?limit=1").await.done();
     assert_eq!(users[0]["name"], "olga");
@@ -57,6 +61,13 @@ async fn tokens_are_found_by_what_they_are() {
     }
     assert_eq!(find("state=revoked").await, [""; 0]);
     assert_eq!(find("permission=heartbeat:write").await.len(), 2, "the Owner's and the agent's");
+    // Since a moment to come nothing was used: that would be every token, also those that agents use.
+    for path in [TOKENS, "/api/v1/tokens/selection", "/api/v1/tokens/dependents"] {
+        for query in ["unused_since=2999-01-01T00:00:00Z", "unused_since=2999-01-01T00:00:00Z&never_used=true"] {
+            let later = get(&site, &site.owner, &format!("{path}?{query}")).await;
+            assert_eq!((later.problem(), later.detail()), ((409, "conflict"), "unused_since is a moment of the past"));
+        }
+    }
 }
 
 #[tokio::test]
@@ -193,4 +204,40 @@ async fn those_that_are_gone_are_left_out_if_that_was_asked_for() {
     let done = revoke(&[&gone, &there], true).await.done();
     assert_eq!((&done["count"], &done["ids"]), (&json!(1), &json!([there.id])));
     assert_eq!(revoke(&[&gone], true).await.done()["count"], 0);
+}
+
+/// Nobody is told yes, and no by the call itself.
+#[tokio::test]
+async fn a_dry_run_is_refused_where_the_call_is() {
+    let site = Site::start().await;
+    let max = person(&site, "max", Role::Manager).await;
+    let (a, b) = (site.token("olga", &["configs:read"]).await, site.token("olga", &["configs:read"]).await);
+    site.revoke(&b).await;
+    site.user("dora", Role::Manager).await;
+    assert_eq!(call(&site, &site.owner, "POST", "/api/v1/users/dora/disable", None).await.status, 200);
+    site.replica_is_current().await;
+    let both = async |by: &Token, verb: &str, mut body: Value| {
+        let path = format!("{TOKENS}/{verb}");
+        body["dry_run"] = json!(true);
+        let tried = post(&site, by, &path, body.clone()).await;
+        body["dry_run"] = json!(false);
+        let done = post(&site, by, &path, body.clone()).await;
+        assert_eq!((tried.problem(), tried.detail()), (done.problem(), done.detail()), "{verb} {body}");
+        tried.status
+    };
+    let ids = |tokens: &[&Token]| json!(tokens.iter().map(|token| token.id).collect::<Vec<_>>());
+    let of = |tokens: &[&Token]| json!({ "ids": ids(tokens), "count": tokens.len() });
+    let to = |tokens: &[&Token], to: &str| json!({ "ids": ids(tokens), "count": tokens.len(), "to": to });
+    assert_eq!(both(&site.owner, "revoke", of(&[&a, &a])).await, 400, "named twice");
+    assert_eq!(both(&site.owner, "reassign", to(&[&a], "nobody")).await, 404);
+    assert_eq!(both(&site.owner, "reassign", to(&[&a], "dora")).await, 409, "disabled");
+    assert_eq!(both(&site.owner, "reassign", to(&[&b], "max")).await, 409, "revoked");
+    assert_eq!(both(&site.owner, "delete", of(&[&site.owner, &a])).await, 409, "the calling one among others");
+    let mut others = to(&[&a], "max");
+    others["if_exists"] = json!(true);
+    assert_eq!(both(&max, "reassign", others).await, 403);
+    for token in [&a, &site.agent] {
+        site.revoke(token).await;
+    }
+    assert_eq!(both(&site.owner, "revoke", of(&[&site.owner])).await, 409, "the Owner's last");
 }

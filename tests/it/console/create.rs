@@ -164,4 +164,8 @@ async fn an_expiry_is_a_moment() {
     }
     let made = create("2999-01-31T23:59:59.7+02:00").await.done();
     assert_eq!(made["expires_at"], "2999-01-31T21:59:59Z", "in whole seconds, and none later");
+    // As programs write "never".
+    let made = create("9999-12-31T23:59:59Z").await.done();
+    assert_eq!(made["expires_at"], "9999-12-30T22:00:00Z", "the last moment that there is");
+    assert_eq!(create("tomorrow").await.detail(), "expires_at: write a time such as 2030-01-31T00:00:00Z");
 }

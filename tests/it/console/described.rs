@@ -39,3 +39,16 @@ fn the_page_lists_every_call() {
         }
     }
 }
+
+#[test]
+fn its_texts_have_no_runs_of_blanks() {
+    fn look(value: &Value) {
+        match value {
+            Value::String(text) => assert!(!text.contains("  "), "{text:?}"),
+            Value::Array(all) => all.iter().for_each(look),
+            Value::Object(all) => all.values().for_each(look),
+            _ => {}
+        }
+    }
+    look(&serde_json::from_str(&docs("openapi.json")).expect("JSON"));
+}

@@ -106,3 +106,61 @@ async fn one_token_cannot_flood_it() {
     }
     assert_eq!(get(&site, &site.owner, "/api/v1/self").await.status, 200, "another token's");
 }
+
+/// By position it would be taken for what nobody meant: a token without an end, say.
+#[tokio::test]
+async fn an_array_is_taken_for_no_object() {
+    let site = Site::start().await;
+    let token = format!("/api/v1/tokens/{}", site.agent.id);
+    for (path, body) in [
+        ("/api/v1/tokens".to_owned(), json!(["olga", "by position", ["configs:read"], null, null])),
+        ("/api/v1/users".to_owned(), json!(["arr", "manager"])),
+        ("/api/v1/tokens/revoke".to_owned(), json!([[site.agent.id], null, 1, null, false, false, true])),
+        ("/api/v1/tokens/find".to_owned(), json!([null, "000000"])),
+        ("/api/v1/tokens/purge".to_owned(), json!(["2020-01-01T00:00:00Z", null, null])),
+        (format!("{token}/rotate"), json!([0, null, null])),
+        (format!("{token}/revoke"), json!([])),
+        (
+            "/api/v1/tokens/revoke".to_owned(),
+            json!({
+                "filter": ["olga", "active", null, null, null, true, null],
+                "count": 0, "fingerprint": "0".repeat(32), "dry_run": true,
+            }),
+        ),
+    ] {
+        let answer = post(&site, &site.owner, &path, body.clone()).await;
+        assert_eq!(answer.problem(), (400, "invalid"), "{path} {body}");
+        assert!(answer.detail().contains("expected a JSON object"), "{path} {body}: {answer:?}");
+    }
+    assert_eq!(ids(&get(&site, &site.owner, "/api/v1/tokens").await.done()).len(), 2, "nothing was made");
+}
+
+/// `wiat=5s` would be a change that nobody waits for.
+#[tokio::test]
+async fn every_call_refuses_a_parameter_that_is_not_known() {
+    let site = Site::start().await;
+    let admin = site.sidecar.admin();
+    let described = Call::new("GET", "/api/v1/openapi.json").send(admin).await.done();
+    for (path, calls) in described["paths"].as_object().expect("paths") {
+        let path = path.replace("{id}", &site.agent.id.to_string()).replace("{name}", "olga");
+        for method in calls.as_object().expect("calls").keys() {
+            let call = Call::new(&method.to_uppercase(), &format!("{path}?wiat=5s")).by(&site.owner.raw);
+            let answer = call.send(admin).await;
+            assert_eq!(answer.problem(), (400, "invalid"), "{method} {path}");
+            assert!(answer.detail().contains("there is no `wiat` here"), "{method} {path}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_coded_is_refused_as_such() {
+    let site = Site::start().await;
+    for (path, kind) in [("/api/v1/tokens", "not-json"), ("/api/v1/tokens/import", "not-lines")] {
+        let media = if kind == "not-json" { "application/json" } else { "application/x-ndjson" };
+        let call = || Call::new("POST", path).by(&site.owner.raw).raw(media, "{}");
+        let coded = call().with("Content-Encoding", "gzip").send(site.sidecar.admin()).await;
+        assert_eq!((coded.problem(), coded.field("accept-encoding")), ((415, kind), Some("identity")), "{coded:?}");
+        let plain = call().with("Content-Encoding", "identity").send(site.sidecar.admin()).await;
+        assert_ne!(plain.status, 415, "{plain:?}");
+    }
+}

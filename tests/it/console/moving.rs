@@ -234,3 +234,54 @@ async fn digests_are_for_those_who_may_do_anything_to_tokens() {
     })
     .await;
 }
+
+/// Of a token that is not a Manager's to see neither the id is told nor what became of it.
+#[tokio::test]
+async fn a_value_tells_a_manager_nothing_of_others_tokens() {
+    let site = Site::start().await;
+    let max = person(&site, "max", Role::Manager).await;
+    let [active, revoked, deleted] = [
+        site.token("olga", &["configs:read"]),
+        site.token("olga", &["configs:read"]),
+        site.token("olga", &["configs:read"]),
+    ];
+    let (active, revoked, deleted) = (active.await, revoked.await, deleted.await);
+    site.revoke(&revoked).await;
+    assert_eq!(call(&site, &site.owner, "DELETE", &format!("/api/v1/tokens/{}", deleted.id), None).await.status, 200);
+    let mut said = Vec::new();
+    for token in [&active, &revoked, &deleted] {
+        let line = json!({ "token": token.raw, "user": "max", "description": "x", "permissions": ["configs:read"] });
+        for query in ["", "?skip_existing=true"] {
+            let answer = import_lines(&site, &max, query, std::slice::from_ref(&line)).await;
+            assert_eq!((answer.problem(), refused(&answer.body["import"])), ((422, "lines"), vec![(1, "exists")]));
+            said.push(answer.body["import"]["refused"][0]["reason"].clone());
+        }
+        let new = json!({ "token": token.raw, "description": "x", "permissions": ["configs:read"] });
+        for query in ["", "?if_not_exists=true"] {
+            // A test's token may be of another length than those that one may bring.
+            let answer = post(&site, &max, &format!("/api/v1/tokens{query}"), new.clone()).await;
+            assert_eq!(answer.problem(), (409, "token_value_conflict"), "{answer:?}");
+            said.push(json!(answer.detail()));
+        }
+    }
+    said.dedup();
+    assert_eq!(said.len(), 1, "{said:#?}");
+    let own = json!({ "token": max.raw, "user": "max", "description": "x", "permissions": ["configs:read"] });
+    assert_eq!(import_lines(&site, &max, "?skip_existing=true", &[own]).await.done()["skipped"], 1);
+}
+
+/// A reason is kept in logs: the digest lets a token in elsewhere.
+#[tokio::test]
+async fn a_reason_has_no_whole_digest_and_no_command() {
+    let site = Site::start().await;
+    let line = |token: &Token| json!({ "token": token.raw, "user": "olga", "description": "x", "permissions": ["configs:read"] });
+    let digest = Digest::of(site.agent.raw.as_bytes()).to_string();
+    let answer = import_lines(&site, &site.owner, "", &[line(&site.agent)]).await;
+    assert_eq!(refused(&answer.body["import"]), [(1, "exists")]);
+    assert!(!answer.body.to_string().contains(&digest), "{answer:?}");
+    site.user("dora", Role::Manager).await;
+    assert_eq!(call(&site, &site.owner, "POST", "/api/v1/users/dora/disable", None).await.status, 200);
+    let path = format!("/api/v1/tokens/{}/reassign", site.agent.id);
+    let answer = post(&site, &site.owner, &path, json!({ "to": "dora" })).await;
+    assert_eq!((answer.problem(), answer.detail()), ((409, "conflict"), "dora is disabled; enable them first"));
+}

@@ -101,16 +101,16 @@ async fn after_a_bulk_the_list_is_as_it_was() {
     let list = "/tokens?text=plant&sort=owner";
     for chosen in [format!("id={}&id={}", ids[0], ids[1]), format!("id={}", ids[2])] {
         let page = client.get(list).await;
-        let view = format!("text={}&sort={}&page={}", page.hidden("text"), page.hidden("sort"), page.hidden("page"));
+        let view = format!("text={}&sort={}&after={}", page.hidden("text"), page.hidden("sort"), page.hidden("after"));
         let asked = client.post("/tokens/confirm", &format!("verb=revoke&{view}&{chosen}")).await;
         assert!(asked.body.contains("href=\"/tokens?text=plant&#38;sort=owner\" data-cancel"), "{}", asked.body);
-        let fields = ["text", "sort", "page", "fingerprint"].map(|name| format!("{name}={}", asked.hidden(name)));
+        let fields = ["text", "sort", "after", "fingerprint"].map(|name| format!("{name}={}", asked.hidden(name)));
         let done = client.post("/tokens/do/revoke", &format!("{chosen}&{}", fields.join("&"))).await;
         assert_eq!(done.field("location"), Some(list), "{}", done.body);
     }
     // All that match too.
-    let asked = client.post("/tokens/confirm", "verb=delete&all=1&text=plant&sort=owner&page=1").await;
-    let form = format!("all=1&text=plant&sort=owner&page=1&fingerprint={}", asked.hidden("fingerprint"));
+    let asked = client.post("/tokens/confirm", "verb=delete&all=1&text=plant&sort=owner&after=first").await;
+    let form = format!("all=1&text=plant&sort=owner&after=first&fingerprint={}", asked.hidden("fingerprint"));
     assert_eq!(client.post("/tokens/do/delete", &form).await.field("location"), Some(list));
     // One that has a page of its own is shown there.
     let own = format!("/tokens/{}", site.agent.id);

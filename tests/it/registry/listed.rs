@@ -1,6 +1,6 @@
 //! Lists in any order, which rest on what is kept of all tokens: they show what is there, whoever changed it.
 
-use tollgate::registry::{Sort, SortKey};
+use tollgate::registry::{Part, Sort, SortKey};
 use tollgate::store::{AgentUse, Use};
 
 use super::*;
@@ -8,7 +8,7 @@ use super::*;
 /// The descriptions of a list, and how many it has in all.
 async fn listed(registry: &Registry, query: &TokenQuery, by: SortKey, is_descending: bool) -> (Vec<String>, usize) {
     let sort = Sort { by, is_descending };
-    let found = registry.listed(&operator(), query, sort, 0, 100).await.expect("lists");
+    let found = registry.listed(&operator(), query, sort, &Part::First, 100).await.expect("lists");
     (found.tokens.into_iter().map(|(token, _)| token.description).collect(), found.total)
 }
 
@@ -17,7 +17,7 @@ async fn shows_what_is_there(registry: &Registry) {
     for state in [None, Some(ListState::Active), Some(ListState::Revoked), Some(ListState::Expired)] {
         let query = TokenQuery { state, ..TokenQuery::default() };
         let found = registry.tokens(&operator(), &query, None, 1000).await.expect("lists");
-        let listed = registry.listed(&operator(), &query, Sort::default(), 0, 1000).await.expect("lists");
+        let listed = registry.listed(&operator(), &query, Sort::default(), &Part::First, 1000).await.expect("lists");
         assert_eq!((listed.total, listed.tokens), (found.len(), found), "{state:?}");
     }
 }
@@ -83,13 +83,61 @@ async fn a_list_is_in_the_order_that_was_asked_for() {
         found.retain(|description| *description != first);
         assert_eq!(found, expected, "{by} {is_descending}");
     }
-    // A part of it is that part of the whole, wherever it begins.
-    let sort = Sort { by: SortKey::Description, is_descending: false };
-    let (all, total) = listed(registry, &TokenQuery::default(), sort.by, false).await;
-    for skip in 0..=total {
-        let part = registry.listed(&operator(), &TokenQuery::default(), sort, skip, 2).await.expect("lists");
-        let part: Vec<_> = part.tokens.into_iter().map(|(token, _)| token.description).collect();
-        assert_eq!(part, all[skip..(skip + 2).min(total)]);
+}
+
+/// Pages there and back: each token is on one of them, in every order, whatever is made and deleted meanwhile.
+#[tokio::test]
+async fn a_list_is_paged_both_ways_while_others_change_it() {
+    let fixture = Fixture::start().await;
+    let registry = &fixture.registry;
+    registry.store().record(&[]).await.expect("records");
+    let (all, called) = (TokenQuery::default(), |description: &str| NewToken {
+        description: description.to_owned(),
+        ..new_token("olga")
+    });
+    for (by, is_descending) in SortKey::ALL.into_iter().flat_map(|by| [(by, false), (by, true)]) {
+        let (sort, mut stay) = (Sort { by, is_descending }, Vec::new());
+        for number in 0..9 {
+            let description = ["same", "other", "third"][number % 3];
+            stay.push(registry.create_token(&operator(), called(description)).await.expect("creates").record.id);
+        }
+        let whole = registry.listed(&operator(), &all, sort, &Part::First, 100).await.expect("lists");
+        let in_order: Vec<_> = whole.tokens.iter().map(|(token, _)| token.id).collect();
+        let (mut part, mut seen, mut made, mut gone) = (Part::First, Vec::new(), Vec::new(), None);
+        loop {
+            let page = registry.listed(&operator(), &all, sort, &part, 2).await.expect("lists");
+            assert!(page.tokens.len() <= 2);
+            seen.extend(page.tokens.iter().map(|(token, _)| token.id));
+            // One that was just seen goes, and others come on both sides.
+            let here = seen.last().copied().filter(|id| gone.is_none() && stay.contains(id));
+            if let Some(id) = here {
+                registry.delete(&operator(), &[id], true).await.expect("deletes");
+                gone = Some(id);
+                for description in ["aaa", "zzz"] {
+                    made.push(
+                        registry.create_token(&operator(), called(description)).await.expect("creates").record.id,
+                    );
+                }
+            }
+            match page.ends.filter(|_| page.skipped + 2 < page.total) {
+                Some([_, last]) => part = Part::After(last),
+                None => break,
+            }
+        }
+        let old: Vec<_> = seen.iter().copied().filter(|id| !made.contains(id)).collect();
+        assert_eq!(old, in_order, "{by} {is_descending}");
+        // And back.
+        let mut back = Vec::new();
+        let mut page = registry.listed(&operator(), &all, sort, &part, 2).await.expect("lists");
+        loop {
+            back.splice(0..0, page.tokens.iter().map(|(token, _)| token.id));
+            let Some([first, _]) = page.ends.filter(|_| page.skipped > 0) else { break };
+            page = registry.listed(&operator(), &all, sort, &Part::Before(first), 2).await.expect("lists");
+        }
+        back.retain(|id| !made.contains(id));
+        back.dedup();
+        let left: Vec<_> = in_order.into_iter().filter(|id| Some(*id) != gone).collect();
+        assert_eq!(back, left, "{by} {is_descending}, back");
     }
 }
 
@@ -100,14 +148,20 @@ async fn the_first_list_does_not_wait_until_all_tokens_are_read() {
         fixture.registry.create_token(&operator(), new_token("olga")).await.expect("creates");
     }
     let found = fixture.registry.tokens(&operator(), &TokenQuery::default(), None, 100).await.expect("lists");
-    for skip in 0..=found.len() {
+    for limit in 1..=found.len() + 1 {
         // Each process has read nothing yet.
         let registry = fixture.elsewhere().await;
+        let shown = async |part: &Part, limit: usize| {
+            let all = TokenQuery::default();
+            registry.listed(&operator(), &all, Sort::default(), part, limit).await.expect("lists")
+        };
         for _ in 0..2 {
-            let part =
-                registry.listed(&operator(), &TokenQuery::default(), Sort::default(), skip, 2).await.expect("lists");
-            assert_eq!(part.total, found.len());
-            assert_eq!(part.tokens, found[skip..(skip + 2).min(found.len())]);
+            let part = shown(&Part::First, limit).await;
+            assert_eq!((part.total, part.skipped), (found.len(), 0));
+            assert_eq!(part.tokens, found[..limit.min(found.len())]);
+            let [_, last] = part.ends.expect("some are in it");
+            let next = shown(&Part::After(last), 1).await.tokens;
+            assert_eq!(next[0], found[limit.min(found.len() - 1)], "at the end that once more");
         }
     }
     assert_eq!(listed(&fixture.elsewhere().await, &TokenQuery::default(), SortKey::Created, true).await.1, found.len());
