@@ -98,7 +98,8 @@ impl Mark {
         let (id, key) = text.split_once('.').map_or((text, None), |(id, key)| (id, Some(key)));
         let key = match (by, key) {
             (SortKey::Created, None) => OwnKey::Id,
-            (SortKey::Description | SortKey::Owner, Some(text)) => OwnKey::Text(text.into()),
+            // Its end is marked: who reads a form may trim what is in it.
+            (SortKey::Description | SortKey::Owner, Some(text)) => OwnKey::Text(text.strip_suffix('.')?.into()),
             (SortKey::LastUsed | SortKey::Expires, Some("")) => OwnKey::Moment(None),
             (SortKey::LastUsed | SortKey::Expires, Some(text)) => OwnKey::Moment(Some(text.parse().ok()?)),
             _ => return None,
@@ -111,7 +112,7 @@ impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             OwnKey::Id => write!(f, "{}", self.id),
-            OwnKey::Text(text) => write!(f, "{}.{text}", self.id),
+            OwnKey::Text(text) => write!(f, "{}.{text}.", self.id),
             OwnKey::Moment(None) => write!(f, "{}.", self.id),
             OwnKey::Moment(Some(moment)) => write!(f, "{}.{moment}", self.id),
         }
