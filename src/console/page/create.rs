@@ -76,7 +76,10 @@ pub(super) struct CreatedPage {
 impl CreatedPage {
     /// That this token is made.
     pub(super) fn done(&self, id: TokenId) -> Done {
-        html::text(self).map_or_else(Done::Not, |page| Done::Made { id, page: page.into() })
+        match self.render() {
+            Ok(page) => Done::Made { id, page: page.into() },
+            Err(error) => Done::Not(html::failed(&error)),
+        }
     }
 }
 

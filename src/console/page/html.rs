@@ -134,18 +134,16 @@ pub(super) struct TroublePage<'a> {
 
 /// A template as a reply.
 pub(super) fn render(status: StatusCode, page: &impl Template) -> Response {
-    text(page).map_or_else(|failed| failed, |text| whole(status, text))
+    match page.render() {
+        Ok(text) => whole(status, text),
+        Err(error) => failed(&error),
+    }
 }
 
-/// Its text.
-///
-/// # Errors
-/// With what is said instead.
-pub(super) fn text(page: &impl Template) -> Result<String, Response> {
-    page.render().map_err(|error| {
-        tracing::error!(%error, "cannot render a page of the console");
-        plain(StatusCode::INTERNAL_SERVER_ERROR, "this page cannot be shown; the log says why")
-    })
+/// What is said instead of a page that cannot be rendered.
+pub(super) fn failed(error: &askama::Error) -> Response {
+    tracing::error!(%error, "cannot render a page of the console");
+    plain(StatusCode::INTERNAL_SERVER_ERROR, "this page cannot be shown; the log says why")
 }
 
 /// The text of a page as a reply.
