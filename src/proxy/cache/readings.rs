@@ -81,25 +81,24 @@ impl Drop for UnderWay {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_hangs_is_read_by_one_and_waited_for_once() {
         let readings = Arc::new(Readings::default());
         let place = |path| Place { path: [path; 16], ..Place::default() };
         let mut hangs = None;
-        let mut first = readings.join(place(1), |under_way| hangs = Some(under_way));
-        let began = Instant::now();
-        first.end().await;
-        assert_eq!(began.elapsed(), MAX_READING);
+        readings.join(place(1), |under_way| hangs = Some(under_way)).end().await;
         let mut second = readings.join(place(1), |_| panic!("it is being read"));
-        second.end().await;
-        assert_eq!(began.elapsed(), MAX_READING, "it is known to hang");
+        let end = pin!(second.end()).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(end.is_ready(), "it is known to hang");
         readings.join(place(2), drop).end().await;
         drop(hangs);
         let mut begun = false;
         readings.join(place(1), |_| begun = true).end().await;
         assert!(begun && readings.under_way.lock().is_empty());
-        assert_eq!(began.elapsed(), MAX_READING);
     }
 }

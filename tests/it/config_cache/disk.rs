@@ -241,7 +241,11 @@ async fn what_was_not_written_to_its_end_is_removed() {
     let configs = site.directory().join("configs");
     let (unfinished, foreign) = (configs.join("0123456789abcdef.new"), configs.join("notes.new"));
     let write = || [&unfinished, &foreign].map(|file| fs::write(file, b"TGCACHE1").expect("writes"));
-    let site = site.restart_after(|| drop(write())).await;
+    let site = site
+        .restart_after(|| {
+            write();
+        })
+        .await;
     site.replica_is_current().await;
     assert!(foreign.exists(), "it is somebody else's");
     assert!(!site.directory().join("configs").join("0123456789abcdef.new").exists());
