@@ -64,7 +64,7 @@ impl Registry {
             let ends = tokens.first().zip(tokens.last()).map(|(first, last)| [mark(first), mark(last)]);
             (tokens, Found { total, skipped: 0, ends, ids: Vec::new() })
         } else {
-            self.from_catalogue(filter, query, sort, part, limit).await?
+            self.in_catalogue(filter, query, sort, part, limit).await?
         };
         let owners = self.users_by_id(found.iter().map(|token| token.record.owner)).await?;
         let with_owner = |token: Versioned<TokenRecord>| {
@@ -75,7 +75,7 @@ impl Registry {
         Ok(Listed { tokens: found.into_iter().filter_map(with_owner).collect(), total, skipped, ends })
     }
 
-    async fn from_catalogue(
+    async fn in_catalogue(
         &self,
         filter: TokenFilter,
         query: &TokenQuery,
