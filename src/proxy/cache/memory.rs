@@ -14,7 +14,7 @@ use super::key::{Key, Part, Place};
 use super::outdated::{Answered, Outdated};
 
 /// What an entry takes besides its own bytes: its place in the map, what knows of its memory, and what an allocator loses in all of that.
-const OVERHEAD: usize = 448;
+const OVERHEAD: usize = 512;
 
 /// Of so many the one that was used longest ago is looked for at once.
 const ELDERS: usize = 16;
