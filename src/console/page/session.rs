@@ -281,7 +281,8 @@ mod tests {
         };
         let is_shown = |mark: &str| matches!(*of(mark).try_lock().expect("free"), Some(Done::Made { .. }));
         assert!(of("a").try_lock().expect("free").is_none());
-        (set("a", 7), set("b", 8));
+        set("a", 7);
+        set("b", 8);
         sessions.acknowledge(&key, TokenId::from_u64(7));
         assert!(!is_shown("a") && is_shown("b"));
         assert!(
