@@ -361,7 +361,7 @@ async fn what_will_pass_is_asked_for_again() {
     while page.status != 429 {
         let calls = (0..100).map(|_| {
             let client = client.clone();
-            tokio::spawn(async move { client.get("/tokens/search").await })
+            tokio::spawn(async move { client.get("/").await })
         });
         for call in calls.collect::<Vec<_>>() {
             call.await.expect("answers");

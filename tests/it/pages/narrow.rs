@@ -29,7 +29,7 @@ async fn nothing_long_is_cut_and_no_address_is_broken() {
     std::fs::create_dir_all(&folder).expect("makes it");
     let site = Site::start().await;
     site.registry.store().record(&[]).await.expect("records");
-    let long = format!("{}_{}", "W".repeat(40), "W".repeat(23));
+    let long = format!("{0}_{0}_WW", "W".repeat(30));
     site.user(&long, Role::Administrator).await;
     site.user("operations@plant-7", Role::Manager).await;
     token_called(&site, "operations@plant-7", "Presses", PermissionSet::TELEGRAF_AGENT).await;
