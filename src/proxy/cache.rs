@@ -11,6 +11,7 @@
 //! (RFC 9111): an answer is stored to be given *in place of none*, so `Cache-Control` of the request means nothing, and
 //! `no-store` and `private` of the reply were overruled by who turned it on.
 
+mod blocks;
 mod breaker;
 mod disk;
 mod entry;
@@ -52,6 +53,7 @@ use flight::Flights;
 use key::{Key, Place};
 use memory::Memory;
 
+pub(super) use blocks::Blocks;
 pub use settings::CacheConfig;
 pub use status::{CacheStatus, StoredConfiguration};
 

@@ -4,6 +4,7 @@ mod authorised;
 mod breaker;
 mod disk;
 mod head;
+mod memory;
 mod operators;
 mod outage;
 mod shared;

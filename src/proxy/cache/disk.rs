@@ -7,17 +7,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::entry::{Entry, MAX_BODY};
 use super::key::Place;
 use super::seal::{Clocks, Seal};
-use crate::clock::Instant;
+use crate::clock::{Instant, unix_seconds};
 use crate::hex::Hex;
 use crate::lock::Mutex;
 use crate::random;
@@ -31,6 +30,9 @@ const CLOCK: &str = "clock";
 /// Said there: no file is of a question with what may be a token. Earlier versions stored those too.
 const SWEPT: &str = "swept";
 
+/// By so many seconds the clock on the wall may differ from what was written down.
+const MAX_DRIFT: u64 = 30;
+
 /// Largest file that is read: a body with its fields.
 const MAX_FILE: u64 = MAX_BODY as u64 + (1 << 20);
 
@@ -42,6 +44,8 @@ pub(super) struct Disk {
     /// For how many seconds it had been in use when this program started.
     used_before: AtomicU64,
     started: Instant,
+    /// When the machine was started, by the clock on the wall when it was looked at last.
+    booted_at: AtomicI64,
     /// Locked by who writes or removes what memory says.
     pub(super) claim: Mutex<Claim>,
     /// Another process has it; may be read while somebody writes.
@@ -85,6 +89,7 @@ impl Disk {
             origin,
             used_before: AtomicU64::new(0),
             started: Instant::now(),
+            booted_at: AtomicI64::new(booted_at()),
             claim: Mutex::new(Claim::Awaited),
             awaits: AtomicBool::new(true),
             swept: AtomicBool::new(false),
@@ -126,6 +131,16 @@ impl Disk {
         let seconds = words.next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
         self.used_before.store(seconds.saturating_sub(self.started.elapsed().as_secs()), Ordering::Relaxed);
         self.swept.store(words.next() == Some(SWEPT), Ordering::Relaxed);
+    }
+
+    /// Whether the clock on the wall was set since this was asked last.
+    pub(super) fn was_clock_set(&self) -> bool {
+        let now = booted_at();
+        let was_set = self.booted_at.load(Ordering::Relaxed).abs_diff(now) > MAX_DRIFT;
+        if was_set {
+            self.booted_at.store(now, Ordering::Relaxed);
+        }
+        was_set
     }
 
     /// Whether no file is of a question that may have a token in it.
@@ -186,7 +201,7 @@ impl Disk {
         let mut bytes = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         let seal = Seal { origin: &self.origin, name: &name };
-        let entry = seal.open(&Bytes::from(bytes), &self.clocks());
+        let entry = seal.open(&bytes, &self.clocks());
         // Its key is what it is the answer to, wherever it lies.
         Ok(match entry.filter(|entry| entry.place().as_ref() == Some(place) && !entry.may_show_token()) {
             Some(entry) => Found::Entry(entry),
@@ -247,6 +262,11 @@ impl Disk {
         }
         written
     }
+}
+
+/// When the machine was started, by the clock on the wall: it moves when that is set.
+fn booted_at() -> i64 {
+    unix_seconds().saturating_sub_unsigned(Instant::now().uptime().as_secs())
 }
 
 impl Claim {

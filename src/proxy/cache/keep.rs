@@ -13,7 +13,6 @@ use std::time::Duration;
 use super::Cache;
 use super::disk::{Claim, Disk, Found};
 use super::key::{Key, Place};
-use crate::clock::{Instant, unix_seconds};
 
 /// How often it is looked at what is old, what could not be written is tried again, and the directory's clock is written down.
 const INTERVAL: Duration = Duration::from_mins(1);
@@ -24,26 +23,16 @@ const WAIT: Duration = Duration::from_millis(100);
 /// A disk that takes longer to read a file is as good as one that has none.
 const MAX_READING: Duration = Duration::from_secs(1);
 
-/// By so many seconds the clock on the wall may differ from what was written down.
-const MAX_DRIFT: u64 = 30;
-
 impl Cache {
     /// Keeps files and memory in order. Never ends.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut waits = tokio::time::interval(WAIT);
-        let mut started = started_at();
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
                 _ = waits.tick(), if self.awaits_files() => {}
                 _ = ticks.tick() => {
-                    let now = started_at();
-                    // The clock was set: what was written down by it was wrong, and would be too old or too young at the next start.
-                    if started.abs_diff(now) > MAX_DRIFT {
-                        started = now;
-                        self.memory.lock().unsave_all();
-                    }
                     self.memory.lock().expire(&self.config);
                     self.memory.lock().retry();
                     self.on_disk(|_, disk| if disk.claim.lock().is_held() { disk.tick() } else { Ok(()) }).await;
@@ -84,6 +73,10 @@ impl Cache {
         }
         if !claim.is_held() {
             return Ok(());
+        }
+        // What was written down by it was wrong, and would be too old or too young at the next start.
+        if disk.was_clock_set() {
+            self.memory.lock().unsave_all();
         }
         let next = || self.memory.lock().next_unsaved();
         let saved = std::iter::from_fn(next).map(|(place, entry)| {
@@ -194,11 +187,6 @@ impl Cache {
     }
 }
 
-/// When the machine was started, by the clock on the wall: it moves when that is set.
-fn started_at() -> i64 {
-    unix_seconds().saturating_sub_unsigned(Instant::now().uptime().as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -208,6 +196,7 @@ mod tests {
     use super::super::CacheConfig;
     use super::super::entry::Entry;
     use super::*;
+    use crate::clock::Instant;
     use crate::upstream::Upstreams;
 
     #[tokio::test]
@@ -224,7 +213,8 @@ mod tests {
         for target in ["/c/a?token=tc-apiv1_abc", "/c/b?token=t%63-apiv1_abc", "/c/c?token=none"] {
             let key = Key::new(target.to_owned(), Vec::new(), String::new(), None);
             let (asked, fields) = (HeaderMap::new(), HeaderMap::new());
-            let entry = Entry::new(&key, (Instant::now(), &asked), (StatusCode::OK, &fields), b"x").expect("is for all");
+            let entry =
+                Entry::new(&key, (Instant::now(), &asked), (StatusCode::OK, &fields), b"x").expect("is for all");
             earlier.write(&key.place, &entry).expect("writes");
         }
         fs::write(directory.path().join("clock"), "100\n").expect("writes");

@@ -2,6 +2,7 @@
 //! first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use super::entry::Entry;
 use super::key::{Key, Part, Place};
 use crate::clock::Instant;
 
-/// What an entry takes besides its own bytes: its places in the two maps, and what knows of its memory.
-const OVERHEAD: usize = 384;
+/// What an entry takes besides its own bytes: its place in the map, what knows of its memory, and what an allocator loses in all of that.
+const OVERHEAD: usize = 512;
+
+/// Of so many the one that was used longest ago is looked for at once.
+const ELDERS: usize = 16;
 
 /// Forms of one answer that are stored: more differ in what no agent says, and each is looked at for every request.
 const MAX_FORMS: usize = 16;
@@ -25,8 +29,8 @@ const REWRITE: Duration = Duration::from_hours(1);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     entries: BTreeMap<Place, Slot>,
-    /// By when they were used, the longest ago first.
-    order: BTreeMap<u64, Place>,
+    /// Some that were used longest ago, and when that was; the longest ago last. Who was used since is none of them any more.
+    eldest: Vec<(u64, Place)>,
     uses: u64,
     bytes: usize,
     /// Which files are not as they should be; `None`: there are no files.
@@ -58,13 +62,18 @@ const MAX_TOLD: usize = 10_000;
 
 #[derive(Debug)]
 struct Slot {
-    /// `None`: it is a file that was not read yet.
-    entry: Option<Arc<Entry>>,
-    bytes: usize,
+    content: Content,
     used: u64,
-    hits: u64,
-    /// When its file was written.
-    saved_at: Option<Instant>,
+    hits: u32,
+    /// When its file was written: seconds since the machine's start.
+    saved_at: Option<NonZeroU32>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Entry(Arc<Entry>),
+    /// A file of so many bytes that was not read yet.
+    Unread(usize),
 }
 
 /// One stored answer, for people.
@@ -73,7 +82,7 @@ pub(super) struct Listed {
     /// `None`: it is a file that was not read yet.
     pub(super) entry: Option<Arc<Entry>>,
     pub(super) bytes: usize,
-    pub(super) hits: u64,
+    pub(super) hits: u32,
 }
 
 impl Memory {
@@ -86,9 +95,10 @@ impl Memory {
     /// The answer to a request with these fields.
     pub(super) fn find(&mut self, key: &Key, asked: &HeaderMap, bounds: &CacheConfig) -> Option<Arc<Entry>> {
         let (place, entry) = self.answer(key, asked, bounds).map(|(place, entry)| (*place, Arc::clone(entry)))?;
-        self.touch(place);
+        self.uses += 1;
         if let Some(slot) = self.entries.get_mut(&place) {
-            slot.hits += 1;
+            slot.used = self.uses;
+            slot.hits = slot.hits.saturating_add(1);
         }
         Some(entry)
     }
@@ -119,7 +129,7 @@ impl Memory {
 
     /// What is stored of one question, in every form.
     fn forms<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (&'a Place, &'a Arc<Entry>)> {
-        let forms = self.slots(key).filter_map(|(place, slot)| Some((place, slot.entry.as_ref()?)));
+        let forms = self.slots(key).filter_map(|(place, slot)| Some((place, slot.entry()?)));
         forms.filter(|(_, entry)| entry.is_of(key))
     }
 
@@ -131,21 +141,12 @@ impl Memory {
 
     /// The files that have to be read before anything is said of this question.
     pub(super) fn unread(&self, key: &Key) -> Vec<Place> {
-        self.slots(key).filter(|(_, slot)| slot.entry.is_none()).map(|(place, _)| *place).collect()
+        self.slots(key).filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
     /// The files that were not read yet.
     pub(super) fn all_unread(&self) -> Vec<Place> {
-        self.entries.iter().filter(|(_, slot)| slot.entry.is_none()).map(|(place, _)| *place).collect()
-    }
-
-    fn touch(&mut self, place: Place) {
-        self.uses += 1;
-        if let Some(slot) = self.entries.get_mut(&place) {
-            self.order.remove(&slot.used);
-            slot.used = self.uses;
-            self.order.insert(slot.used, place);
-        }
+        self.entries.iter().filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
     /// Stores an answer, and makes room for it. What another form of it says that was modified at another time is not true any more.
@@ -164,9 +165,11 @@ impl Memory {
         }
         let before = self.entries.get(&place);
         let hits = before.map_or(0, |slot| slot.hits);
-        let is_same = before.and_then(|slot| slot.entry.as_ref()).is_some_and(|before| before.is_same(&entry));
-        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved| is_same && saved.elapsed() < REWRITE);
-        self.put(place, Slot { bytes: entry.len() + OVERHEAD, entry: Some(entry), used: 0, hits, saved_at });
+        let is_same = before.and_then(Slot::entry).is_some_and(|before| before.is_same(&entry));
+        let is_recent =
+            |saved_at: &NonZeroU32| u64::from(now().get().saturating_sub(saved_at.get())) < REWRITE.as_secs();
+        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved_at| is_same && is_recent(saved_at));
+        self.put(place, Content::Entry(entry), hits, saved_at);
         if saved_at.is_none() {
             self.unsave(place);
         }
@@ -183,8 +186,7 @@ impl Memory {
 
     /// There is a file of so many bytes.
     pub(super) fn found(&mut self, place: Place, bytes: usize, bounds: &CacheConfig) {
-        let saved_at = Some(Instant::now());
-        self.put(place, Slot { entry: None, bytes: bytes + OVERHEAD, used: 0, hits: 0, saved_at });
+        self.put(place, Content::Unread(bytes), 0, Some(now()));
         self.make_room(bounds);
     }
 
@@ -208,7 +210,9 @@ impl Memory {
 
     /// The Controller, or an operator, has said something of this path, or of all.
     fn is_told(&mut self, path: Option<Part>) {
-        let Some(told @ Told::Paths(_)) = self.unsaved.as_mut().and_then(|unsaved| unsaved.told.as_mut()) else { return };
+        let Some(told @ Told::Paths(_)) = self.unsaved.as_mut().and_then(|unsaved| unsaved.told.as_mut()) else {
+            return;
+        };
         match (path, &mut *told) {
             (Some(path), Told::Paths(paths)) if paths.len() < MAX_TOLD => drop(paths.insert(path)),
             _ => *told = Told::All,
@@ -217,32 +221,54 @@ impl Memory {
 
     /// A file was read, or turned out to be none. `false`: what was stored meanwhile is newer.
     pub(super) fn read(&mut self, place: Place, entry: Option<Entry>) -> bool {
-        let Some(slot) = self.entries.get_mut(&place).filter(|slot| slot.entry.is_none()) else { return false };
+        let Some(slot) = self.entries.get_mut(&place).filter(|slot| slot.entry().is_none()) else { return false };
         match entry {
-            Some(entry) => slot.entry = Some(Arc::new(entry)),
+            Some(entry) => {
+                self.bytes -= slot.size();
+                slot.content = Content::Entry(Arc::new(entry));
+                self.bytes += slot.size();
+            }
             None => self.take(&place),
         }
         true
     }
 
-    fn put(&mut self, place: Place, slot: Slot) {
+    fn put(&mut self, place: Place, content: Content, hits: u32, saved_at: Option<NonZeroU32>) {
         self.take(&place);
-        self.bytes += slot.bytes;
+        self.uses += 1;
+        let slot = Slot { content, used: self.uses, hits, saved_at };
+        self.bytes += slot.size();
         self.entries.insert(place, slot);
-        self.touch(place);
     }
 
     fn make_room(&mut self, bounds: &CacheConfig) {
         while self.bytes > bounds.max_bytes.get() || self.entries.len() > bounds.max_entries.get() {
-            let Some((_, oldest)) = self.order.first_key_value().map(|(used, place)| (*used, *place)) else { break };
-            self.remove(&oldest);
+            let Some(eldest) = self.eldest() else { break };
+            self.remove(&eldest);
+        }
+    }
+
+    /// The one that was used longest ago. A second map that is in order at every moment would take as much memory as this one.
+    fn eldest(&mut self) -> Option<Place> {
+        loop {
+            while let Some((used, place)) = self.eldest.pop() {
+                if self.entries.get(&place).is_some_and(|slot| slot.used == used) {
+                    return Some(place);
+                }
+            }
+            let mut all: Vec<_> = self.entries.iter().map(|(place, slot)| (slot.used, *place)).collect();
+            let some = all.len().div_ceil(ELDERS).checked_sub(1)?;
+            all.select_nth_unstable(some);
+            all.truncate(some + 1);
+            all.sort_unstable_by(|one, other| other.cmp(one));
+            all.shrink_to_fit();
+            self.eldest = all;
         }
     }
 
     fn take(&mut self, place: &Place) {
         if let Some(slot) = self.entries.remove(place) {
-            self.order.remove(&slot.used);
-            self.bytes -= slot.bytes;
+            self.bytes -= slot.size();
         }
     }
 
@@ -299,7 +325,7 @@ impl Memory {
 
     /// Forgets what is older than may be, by the clocks that nobody sets: by one that is wrong, it would be lost.
     pub(super) fn expire(&mut self, bounds: &CacheConfig) {
-        let is_old = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.ran_for() > bounds.max_age);
+        let is_old = |slot: &Slot| slot.entry().is_some_and(|entry| entry.ran_for() > bounds.max_age);
         let old: Vec<Place> = self.entries.iter().filter(|(_, slot)| is_old(slot)).map(|(place, _)| *place).collect();
         old.iter().for_each(|place| self.remove(place));
     }
@@ -309,7 +335,7 @@ impl Memory {
         if self.unsaved.as_ref().is_none_or(|unsaved| unsaved.told.is_some()) {
             return;
         }
-        let is_of_this_run = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.earlier.is_none());
+        let is_of_this_run = |slot: &Slot| slot.entry().is_some_and(|entry| entry.earlier.is_none());
         let places: Vec<Place> =
             self.entries.iter().filter(|(_, slot)| is_of_this_run(slot)).map(|(place, _)| *place).collect();
         places.into_iter().for_each(|place| self.unsave(place));
@@ -321,8 +347,8 @@ impl Memory {
         let place = unsaved.removals.pop_first().or_else(|| unsaved.writes.pop_first())?;
         let slot = self.entries.get_mut(&place);
         let entry = slot.and_then(|slot| {
-            slot.saved_at = Some(Instant::now());
-            slot.entry.clone()
+            slot.saved_at = Some(now());
+            slot.entry().cloned()
         });
         Some((place, entry))
     }
@@ -334,12 +360,40 @@ impl Memory {
 
     /// All of them.
     pub(super) fn list(&self) -> impl Iterator<Item = Listed> {
-        self.entries.values().map(|Slot { entry, bytes, hits, .. }| Listed {
-            entry: entry.clone(),
-            bytes: bytes - OVERHEAD,
-            hits: *hits,
-        })
+        self.entries.values().map(|slot| Listed { entry: slot.entry().cloned(), bytes: slot.len(), hits: slot.hits })
     }
+}
+
+impl Slot {
+    /// `None`: it was not read yet.
+    fn entry(&self) -> Option<&Arc<Entry>> {
+        match &self.content {
+            Content::Entry(entry) => Some(entry),
+            Content::Unread(_) => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.content {
+            Content::Entry(entry) => entry.len(),
+            Content::Unread(bytes) => *bytes,
+        }
+    }
+
+    /// How many bytes of memory it takes, or will when it was read.
+    fn size(&self) -> usize {
+        let content = match &self.content {
+            Content::Entry(entry) => entry.size(),
+            Content::Unread(bytes) => *bytes,
+        };
+        content.saturating_add(OVERHEAD)
+    }
+}
+
+/// Seconds since the machine's start.
+fn now() -> NonZeroU32 {
+    let seconds = u32::try_from(Instant::now().uptime().as_secs());
+    seconds.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }
 
 impl Told {
@@ -385,9 +439,8 @@ mod tests {
 
     /// What is counted is what is there, whatever happens.
     fn assert_sound(memory: &Memory) {
-        let bytes: usize = memory.entries.values().map(|slot| slot.bytes).sum();
-        assert_eq!((memory.bytes, memory.order.len()), (bytes, memory.entries.len()));
-        assert!(memory.order.iter().all(|(used, place)| memory.entries[place].used == *used));
+        let bytes: usize = memory.entries.values().map(Slot::size).sum();
+        assert_eq!(memory.bytes, bytes);
     }
 
     #[test]
@@ -406,6 +459,27 @@ mod tests {
             assert_sound(&memory);
         }
         assert_eq!(memory.sizes().0, 3);
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first() {
+        let (mut memory, bounds) = (Memory::default(), bounds(1 << 20, 100));
+        let keys: Vec<Key> = (0..300).map(|at| key(&format!("/c/{at}"))).collect();
+        let mut used: Vec<usize> = Vec::new();
+        for at in 0..keys.len() {
+            memory.insert(&keys[at], entry(&keys[at], "eu", "then", b"x"), &bounds);
+            used.push(at);
+            // One of those that would go soon is used again.
+            let again = used[used.len().saturating_sub(100) + at % 3 * usize::from(at >= 100)];
+            assert!(memory.find(&keys[again], &region("eu"), &bounds).is_some(), "{again} at {at}");
+            used.retain(|other| *other != again);
+            used.push(again);
+            for (at, key) in keys.iter().enumerate() {
+                let is_used = used.iter().rev().take(100).any(|other| *other == at);
+                assert_eq!(memory.has(key, &region("eu"), &bounds), is_used, "{at}");
+            }
+            assert_sound(&memory);
+        }
     }
 
     #[test]
@@ -430,7 +504,7 @@ mod tests {
         memory.insert(&key, entry(&key, "eu", "later", b"new"), &bounds);
         memory.insert(&key, slow, &bounds);
         let found = memory.find(&key, &region("eu"), &bounds).expect("is there");
-        assert_eq!(found.body(), b"new".as_slice());
+        assert_eq!(found.body().iter().collect::<Vec<_>>().concat(), b"new");
     }
 
     #[test]

@@ -105,7 +105,8 @@ impl Cache {
         self.load_all().await;
         let listed = |Listed { entry, bytes, hits }: Listed| {
             let entry = entry.filter(|entry| entry.is_within(&self.config))?;
-            Some(StoredConfiguration { path: entry.key()?.target, age_seconds: entry.age().as_secs(), bytes, hits })
+            let path = entry.key()?.target;
+            Some(StoredConfiguration { path, age_seconds: entry.age().as_secs(), bytes, hits: hits.into() })
         };
         let mut list: Vec<_> = self.memory.lock().list().filter_map(listed).collect();
         list.sort_by(|a, b| (&a.path, a.age_seconds).cmp(&(&b.path, b.age_seconds)));
