@@ -388,6 +388,10 @@ impl Sidecar {
         self.sockets.leave_files();
         self.sockets.close();
         self.stage.send_replace(Stage::Ceding);
+        // The other one knows better from here on: what this one fetched before, or forgets, would be written over that.
+        if let Some(cache) = &self.health.cache {
+            cache.leave_files().await;
+        }
         self.finish(true).await;
     }
 
@@ -417,7 +421,7 @@ impl Sidecar {
             file.save().await;
         }
         if let Some(cache) = &self.health.cache {
-            cache.save().await;
+            cache.leave_files().await;
         }
         if let Some(tracer) = &self.live.gate().observers.tracer {
             tracer.finish().await;

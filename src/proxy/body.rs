@@ -276,7 +276,7 @@ pub(crate) struct Relayed {
     begun: Bytes,
     /// What the upstream has yet to send; `None`: nothing.
     rest: Option<Rest>,
-    /// Of an answer that was stored or is shared, and lies in `begun` whole: whose it is.
+    /// Of an answer that was stored or is shared: what it is, and whose.
     delivery: Option<Delivery>,
 }
 
@@ -316,11 +316,9 @@ impl Relayed {
     }
 
     /// One that the cache had.
-    pub(super) fn stored(data: Bytes, delivery: Delivery) -> Self {
-        if data.is_empty() {
-            delivery.exchange.settle();
-        }
-        Self { begun: data, rest: None, delivery: Some(delivery) }
+    pub(super) fn stored(delivery: Delivery) -> Self {
+        delivery.settle_at_end();
+        Self { begun: Bytes::new(), rest: None, delivery: Some(delivery) }
     }
 
     /// Receives all of it, if it has no more than `limit` bytes, comes without such a pause, and is whole by `due`. Otherwise nothing of
@@ -357,6 +355,10 @@ impl Relayed {
         if let Some(rest) = &mut self.rest {
             rest.passage.hand_over(exchange, admitted);
         }
+    }
+
+    fn stored_left(&self) -> usize {
+        self.delivery.as_ref().map_or(0, |delivery| delivery.body.len())
     }
 
     /// The request's body was not read to its end, so what follows on the client's connection is not a request.
@@ -412,7 +414,7 @@ impl Body for Relayed {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Self { begun, rest, delivery } = &mut *self;
         if let Some(delivery) = delivery {
-            return delivery.poll_frame(begun, context);
+            return delivery.poll_frame(context);
         }
         // Before the body: what may go on no longer is not relayed because it happens to be there.
         if let Some(rest) = rest
@@ -427,11 +429,14 @@ impl Body for Relayed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.begun.is_empty() && self.rest.as_ref().is_none_or(|rest| rest.body.is_end_stream())
+        self.begun.is_empty()
+            && self.stored_left() == 0
+            && self.rest.as_ref().is_none_or(|rest| rest.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let rest = self.rest.as_ref().map_or(Some(0), |rest| rest.body.size_hint().exact());
-        rest.map(|left| SizeHint::with_exact(self.begun.len() as u64 + left)).unwrap_or_default()
+        let here = (self.begun.len() + self.stored_left()) as u64;
+        rest.map(|left| SizeHint::with_exact(here + left)).unwrap_or_default()
     }
 }

@@ -11,6 +11,7 @@
 //! (RFC 9111): an answer is stored to be given *in place of none*, so `Cache-Control` of the request means nothing, and
 //! `no-store` and `private` of the reply were overruled by who turned it on.
 
+mod blocks;
 mod breaker;
 mod disk;
 mod entry;
@@ -26,6 +27,7 @@ mod settings;
 mod shared;
 mod status;
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -52,8 +54,9 @@ use first_look::{Agent, FirstLooks};
 use flight::Flights;
 use key::{Key, Part, path_part};
 use memory::Memory;
-use outdated::Told;
+use outdated::Answered;
 
+pub(super) use blocks::Blocks;
 pub use settings::CacheConfig;
 pub use status::{CacheStatus, StoredConfiguration};
 
@@ -101,12 +104,16 @@ impl Cache {
     pub(crate) fn open(config: CacheConfig, upstream: &UpstreamConfig) -> Self {
         let opened = config.directory.as_deref().map(|directory| {
             let disk = Disk::open(directory, origin(upstream))?;
-            disk.list().map(|files| (disk, files))
+            let claim = disk.claim.lock();
+            let files = disk.list(&claim)?;
+            let memory = Memory::with_files(claim.is_held());
+            drop(claim);
+            Ok::<_, io::Error>((disk, memory, files))
         });
         let (mut memory, mut disk, mut without_disk) = (Memory::default(), None, None);
         match opened {
-            Some(Ok((opened, files))) => {
-                memory = Memory::with_files();
+            Some(Ok((opened, with_files, files))) => {
+                memory = with_files;
                 for (place, bytes) in files {
                     memory.found(place, usize::try_from(bytes).unwrap_or(usize::MAX), &config);
                 }
@@ -182,14 +189,14 @@ impl Cache {
 
     /// Another answer was given than can be stored: what was stored before is not true any more, in whatever form.
     fn supersede(&self, key: &Key) {
-        self.memory.lock().outdate(key, Told::another());
+        self.memory.lock().outdate(key, Answered::another());
         self.changed.notify_one();
     }
 
     /// An answer was given that is not stored: what was modified at another time is not true any more.
     async fn outdate(self: &Arc<Self>, key: &Key, asked_at: Instant, modified: Option<&HeaderValue>) {
         self.load(key).await;
-        self.memory.lock().outdate(key, Told { asked_at, modified: Some(modified.cloned()) });
+        self.memory.lock().outdate(key, Answered { asked_at, modified: Some(modified.cloned()) });
         self.changed.notify_one();
     }
 }

@@ -8,12 +8,10 @@ use http::StatusCode;
 use hyper::body::Frame;
 
 use super::body::Cut;
+use super::cache::Blocks;
 use super::exchange::Exchange;
 use super::tally::Outcome;
 use crate::worker::alarm::Admitted;
-
-/// Largest piece of a stored answer that is handed on at once: what was handed on cannot be cut any more.
-const STORED_PIECE: usize = 16 * 1024;
 
 /// An answer of the cache on its way to one client.
 pub(super) struct Delivery {
@@ -22,28 +20,28 @@ pub(super) struct Delivery {
     pub(super) _admitted: Option<Admitted>,
     /// Of all of it.
     pub(super) outcome: Outcome,
+    /// What is left of it.
+    pub(super) body: Blocks,
 }
 
 impl Delivery {
-    /// The next piece of `data`; the end of it, or of the permission to have it.
-    pub(super) fn poll_frame(
-        &self,
-        data: &mut Bytes,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    /// The next block of it; its end, or that of the permission to have it.
+    pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if self.exchange.alarm.poll(context).is_ready() {
             return Poll::Ready(Some(Err(Cut)));
         }
-        if data.is_empty() {
-            return Poll::Ready(None);
-        }
-        let piece = data.split_to(data.len().min(STORED_PIECE));
+        let Some(block) = self.body.take() else { return Poll::Ready(None) };
         let received = &self.exchange.received;
-        received.set(received.get() + piece.len());
-        if data.is_empty() {
+        received.set(received.get() + block.len());
+        self.settle_at_end();
+        Poll::Ready(Some(Ok(Frame::data(block))))
+    }
+
+    /// With nothing left to give, it is done.
+    pub(super) fn settle_at_end(&self) {
+        if self.body.len() == 0 {
             self.exchange.settle();
         }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 

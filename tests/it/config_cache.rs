@@ -5,10 +5,12 @@ mod breaker;
 mod disk;
 mod forgotten;
 mod head;
+mod memory;
 mod operators;
 mod outage;
 mod shared;
 mod stored;
+mod take_over;
 
 use crate::harness::{Builder, Reply, Script, Site, Token, request, scripted};
 

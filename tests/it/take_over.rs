@@ -22,14 +22,14 @@ use tollgate_harness::authority::Authority;
 use crate::harness::{CONFIG, Client, HEARTBEAT, PATIENCE, Upstream, eventually, ok, request, run, within};
 
 /// `tollgate serve`, and those that take over from it. What is left of them is killed in the end.
-struct Line {
+pub(crate) struct Line {
     first: Child,
     /// Those that came, the latest last.
     processes: Vec<Pid>,
     log: mpsc::Receiver<Value>,
     directory: Arc<TempDir>,
-    token: String,
-    listener: SocketAddr,
+    pub(crate) token: String,
+    pub(crate) listener: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -38,7 +38,7 @@ fn pid(number: u64) -> Pid {
 }
 
 /// A directory with a registry in it, and its Owner's token.
-fn registry() -> (Arc<TempDir>, String) {
+pub(crate) fn registry() -> (Arc<TempDir>, String) {
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let created = tollgate(&directory, &["init"]).output().expect("runs");
     (directory, String::from_utf8(created.stdout).expect("text").trim().to_owned())
@@ -52,7 +52,7 @@ fn tollgate(directory: &TempDir, arguments: &[&str]) -> Command {
 }
 
 /// One line of a configuration's text, and what comes below it.
-fn configuration(api: &Upstream, heartbeat: &Upstream, listeners: &str, more: &str) -> String {
+pub(crate) fn configuration(api: &Upstream, heartbeat: &Upstream, listeners: &str, more: &str) -> String {
     format!(
         "{more}\n[upstream.api]\nurl = 'http://{}'\n[upstream.heartbeat]\nurl = 'http://{}'\n[log]\nformat = 'json'\n{listeners}",
         api.address(),
@@ -60,7 +60,7 @@ fn configuration(api: &Upstream, heartbeat: &Upstream, listeners: &str, more: &s
     )
 }
 
-const LISTENER: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n";
+pub(crate) const LISTENER: &str = "[[listener]]\naddress = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n";
 
 impl Line {
     async fn start(api: &Upstream, heartbeat: &Upstream, more: &str, variables: &[(&str, &str)]) -> Self {
@@ -72,7 +72,12 @@ impl Line {
         Self::with(directory, token, &text, prepare).await
     }
 
-    async fn with(directory: Arc<TempDir>, token: String, text: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+    pub(crate) async fn with(
+        directory: Arc<TempDir>,
+        token: String,
+        text: &str,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
         let file = directory.path().join("tollgate.toml");
         fs::write(&file, text).expect("writes");
         let mut command = tollgate(&directory, &["serve", "--config", file.to_str().expect("text")]);
@@ -96,7 +101,7 @@ impl Line {
     }
 
     /// Waits for a line of the log: its fields.
-    async fn says(&mut self, message: &str) -> Value {
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
         within(message, async {
             let mut before = Vec::new();
             loop {
@@ -110,23 +115,23 @@ impl Line {
         .await
     }
 
-    fn process(&self) -> Pid {
+    pub(crate) fn process(&self) -> Pid {
         *self.processes.last().expect("one")
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.process(), signal).expect("runs");
     }
 
     /// Lets another process take over.
-    async fn take_over(&mut self) {
+    pub(crate) async fn take_over(&mut self) {
         self.signal(Signal::USR2);
         let said = self.says("another process has taken over: finishing in-flight requests").await;
         self.processes.push(pid(said["process"].as_u64().expect("its id")));
     }
 
     /// Waits until that one has ended.
-    async fn has_ended(&mut self, process: Pid) {
+    pub(crate) async fn has_ended(&mut self, process: Pid) {
         let first = pid(self.first.id().into());
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {

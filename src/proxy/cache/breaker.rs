@@ -163,7 +163,7 @@ mod tests {
         drop(probe);
         assert!(breaker.ask().is_none(), "it is not its probe that ended");
         next.failed();
-        let mut probe = breaker.ask().expect("the last one is over");
+        let probe = breaker.ask().expect("the last one is over");
         probe.answered();
         assert!(breaker.ask().is_some() && breaker.ask().is_some(), "closed");
         breaker.must_ask().failed();

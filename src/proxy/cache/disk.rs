@@ -1,19 +1,22 @@
 //! The directory of stored answers: one file for each, which only this program's user may read, and which is there whole or not at all.
+//!
+//! One process writes there at a time, which has the directory locked: of two, as while one takes over from the other, the one before
+//! would write what it fetched earlier over what is newer, or back what was forgotten.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use super::entry::{Entry, MAX_BODY};
 use super::key::Place;
 use super::seal::{Clocks, Seal};
-use crate::clock::Instant;
+use crate::clock::{Instant, unix_seconds};
 use crate::hex::Hex;
 use crate::lock::Mutex;
 use crate::random;
@@ -24,6 +27,11 @@ const SUFFIX: &str = ".config";
 const UNFINISHED: &str = ".new";
 /// How long the directory was in use.
 const CLOCK: &str = "clock";
+/// Said there: no file is of a question with what may be a token. Earlier versions stored those too.
+const SWEPT: &str = "swept";
+
+/// By so many seconds the clock on the wall may differ from what was written down.
+const MAX_DRIFT: u64 = 30;
 
 /// Largest file that is read: a body with its fields.
 const MAX_FILE: u64 = MAX_BODY as u64 + (1 << 20);
@@ -36,8 +44,24 @@ pub(super) struct Disk {
     /// For how many seconds it had been in use when this program started.
     used_before: AtomicU64,
     started: Instant,
-    /// Held by who writes or removes what memory says.
-    pub(super) order: Mutex<()>,
+    /// When the machine was started, by the clock on the wall when it was looked at last.
+    booted_at: AtomicI64,
+    /// Locked by who writes or removes what memory says.
+    pub(super) claim: Mutex<Claim>,
+    /// Another process has it; may be read while somebody writes.
+    awaits: AtomicBool,
+    swept: AtomicBool,
+}
+
+/// Whose the files are.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// Another process's: they are read, and not written.
+    Awaited,
+    /// This one's, for as long as the directory is locked.
+    Held(#[expect(dead_code, reason = "its lock ends with it")] File),
+    /// They were left to another process.
+    Left,
 }
 
 /// What reading a file came to.
@@ -46,7 +70,7 @@ pub(super) enum Found {
     Entry(Entry),
     /// There is no such file.
     Gone,
-    /// It is damaged, or an answer to something else, or of another Controller.
+    /// It is damaged, or an answer to something else, of another Controller, or to a question that may have a token in it.
     Damaged,
 }
 
@@ -60,28 +84,94 @@ impl Disk {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let clock = fs::read_to_string(directory.join(CLOCK)).ok().and_then(|text| text.trim().parse().ok());
-        Ok(Self {
+        let disk = Self {
             directory: directory.to_owned(),
             origin,
-            used_before: AtomicU64::new(clock.unwrap_or(0)),
+            used_before: AtomicU64::new(0),
             started: Instant::now(),
-            order: Mutex::new(()),
+            booted_at: AtomicI64::new(booted_at()),
+            claim: Mutex::new(Claim::Awaited),
+            awaits: AtomicBool::new(true),
+            swept: AtomicBool::new(false),
+        };
+        let claim = disk.lock()?;
+        disk.set(&mut disk.claim.lock(), claim);
+        disk.read_clock();
+        Ok(disk)
+    }
+
+    /// Locks the directory, if no other process has.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(super) fn lock(&self) -> io::Result<Claim> {
+        let directory = File::open(&self.directory)?;
+        Ok(match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Claim::Awaited,
+            // A file system that has no locks does without.
+            _ => Claim::Held(directory),
         })
     }
 
-    /// The files that there are, with their sizes, the one written longest ago first. What was left unfinished is removed.
+    /// From here on they are whose they are.
+    pub(super) fn set(&self, claim: &mut Claim, now: Claim) {
+        self.awaits.store(matches!(now, Claim::Awaited), Ordering::Relaxed);
+        *claim = now;
+    }
+
+    /// Whether another process has them, which may leave them to this one.
+    pub(super) fn awaits(&self) -> bool {
+        self.awaits.load(Ordering::Relaxed)
+    }
+
+    /// Reads for how long the directory was in use: up to this moment.
+    pub(super) fn read_clock(&self) {
+        let text = fs::read_to_string(self.directory.join(CLOCK)).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let seconds = words.next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+        self.used_before.store(seconds.saturating_sub(self.started.elapsed().as_secs()), Ordering::Relaxed);
+        self.swept.store(words.next() == Some(SWEPT), Ordering::Relaxed);
+    }
+
+    /// Whether the clock on the wall was set since this was asked last.
+    pub(super) fn was_clock_set(&self) -> bool {
+        let now = booted_at();
+        let was_set = self.booted_at.load(Ordering::Relaxed).abs_diff(now) > MAX_DRIFT;
+        if was_set {
+            self.booted_at.store(now, Ordering::Relaxed);
+        }
+        was_set
+    }
+
+    /// Whether no file is of a question that may have a token in it.
+    pub(super) fn is_swept(&self) -> bool {
+        self.swept.load(Ordering::Relaxed)
+    }
+
+    /// From here on none is.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub(super) fn swept(&self) -> io::Result<()> {
+        self.swept.store(true, Ordering::Relaxed);
+        self.tick()
+    }
+
+    /// The files that there are, with their sizes, the one written longest ago first. Of what is this process's, what was left
+    /// unfinished is removed.
     ///
     /// # Errors
     /// When the directory cannot be listed.
-    pub(super) fn list(&self) -> io::Result<Vec<(Place, u64)>> {
+    pub(super) fn list(&self, claim: &Claim) -> io::Result<Vec<(Place, u64)>> {
         let mut files = Vec::new();
         for file in fs::read_dir(&self.directory)? {
             let file = file?;
             let name = file.file_name();
             let name = name.to_string_lossy();
             if name.ends_with(UNFINISHED) {
-                drop(fs::remove_file(file.path()));
+                if claim.is_held() {
+                    drop(fs::remove_file(file.path()));
+                }
             } else if let (Some(place), Ok(metadata)) = (place(&name), file.metadata()) {
                 files.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), place, metadata.len()));
             }
@@ -111,9 +201,9 @@ impl Disk {
         let mut bytes = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         let seal = Seal { origin: &self.origin, name: &name };
-        let entry = seal.open(&Bytes::from(bytes), &self.clocks());
+        let entry = seal.open(&bytes, &self.clocks());
         // Its key is what it is the answer to, wherever it lies.
-        Ok(match entry.filter(|entry| entry.place().as_ref() == Some(place)) {
+        Ok(match entry.filter(|entry| entry.place().as_ref() == Some(place) && !entry.may_show_token()) {
             Some(entry) => Found::Entry(entry),
             None => Found::Damaged,
         })
@@ -145,7 +235,8 @@ impl Disk {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn tick(&self) -> io::Result<()> {
-        self.put(CLOCK, format!("{}\n", self.clocks().in_use).as_bytes())
+        let swept = if self.is_swept() { SWEPT } else { "" };
+        self.put(CLOCK, format!("{} {swept}\n", self.clocks().in_use).as_bytes())
     }
 
     /// Where an answer is.
@@ -170,6 +261,18 @@ impl Disk {
             drop(fs::remove_file(&unfinished));
         }
         written
+    }
+}
+
+/// When the machine was started, by the clock on the wall: it moves when that is set.
+fn booted_at() -> i64 {
+    unix_seconds().saturating_sub_unsigned(Instant::now().uptime().as_secs())
+}
+
+impl Claim {
+    /// Whether they are this process's.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self, Self::Held(_))
     }
 }
 

@@ -1,9 +1,7 @@
-//! A stored answer: a whole 200, in one piece of memory, the same that is on disk.
+//! A stored answer: a whole 200, with what it is the answer to.
 
-use std::ops::Range;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, ETAG,
     LAST_MODIFIED, SET_COOKIE, VARY,
@@ -13,9 +11,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::super::exchange::may_hold_token;
 use super::super::fields::{Class, classify};
 use super::CacheConfig;
+use super::blocks::Blocks;
 use super::key::{Key, Place, values};
 use crate::clock::{Instant, unix_seconds};
 use crate::token::Digest;
+
+/// A clock on the wall that says a time before there was this program is wrong: 2024, in seconds since 1970.
+const FIRST_WALL: i64 = 1_704_067_200;
 
 /// Largest body that is stored or shared.
 pub(super) const MAX_BODY: usize = 1 << 20;
@@ -35,17 +37,15 @@ enum Part {
     Body,
 }
 
-const PARTS: usize = Part::Body as usize + 1;
-
 /// Bytes that say how long a part is.
 const PREFIX: usize = size_of::<u32>();
 
 /// A stored answer.
 #[derive(Debug)]
 pub(super) struct Entry {
-    sealed: Bytes,
-    /// Where each part ends.
-    ends: [u32; PARTS],
+    /// All parts but the last.
+    parts: Box<[u8]>,
+    body: Blocks,
     /// When it was asked for, by the clock that nobody sets: what was asked for later is truer.
     pub(super) asked_at: Instant,
     /// Its age by then.
@@ -83,36 +83,35 @@ impl Entry {
             put_line(&mut head, name, value.as_bytes());
         }
         let credential = key.credential.as_ref().map_or(&[][..], |digest| digest.as_bytes());
-        let parts = [key.target.as_bytes(), &key.accept, key.codings.as_bytes(), credential, &vary, &head, body];
-        let mut sealed = Vec::with_capacity(parts.iter().map(|part| PREFIX + part.len()).sum());
-        for part in parts {
-            sealed.extend_from_slice(&u32::try_from(part.len()).ok()?.to_le_bytes());
-            sealed.extend_from_slice(part);
+        let all = [key.target.as_bytes(), &key.accept, key.codings.as_bytes(), credential, &vary, &head];
+        let mut parts = Vec::with_capacity(all.iter().map(|part| PREFIX + part.len()).sum());
+        for part in all {
+            parts.extend_from_slice(&prefix(part.len())?);
+            parts.extend_from_slice(part);
         }
         let aged = fields.get(AGE).and_then(|age| age.to_str().ok()).and_then(|age| age.parse().ok());
-        Self::read(sealed.into(), asked_at, Duration::from_secs(aged.unwrap_or(0)), None)
+        let aged = Duration::from_secs(aged.unwrap_or(0));
+        Some(Self { parts: parts.into(), body: Blocks::new(body), asked_at, aged, earlier: None })
     }
 
     /// Of the bytes that one was before. `None`: they are none.
-    pub(super) fn read(sealed: Bytes, asked_at: Instant, aged: Duration, earlier: Option<Earlier>) -> Option<Self> {
-        let mut ends = [0; PARTS];
-        let mut at = 0;
-        for end in &mut ends {
-            let length = sealed.get(at..at + PREFIX)?.try_into().ok().map(u32::from_le_bytes)?;
-            at = at.checked_add(PREFIX)?.checked_add(usize::try_from(length).ok()?)?;
-            *end = u32::try_from(at).ok()?;
+    pub(super) fn read(sealed: &[u8], asked_at: Instant, aged: Duration, earlier: Option<Earlier>) -> Option<Self> {
+        let mut rest = sealed;
+        for _ in 0..Part::Body as usize {
+            (_, rest) = split(rest)?;
         }
-        (at == sealed.len()).then_some(Self { sealed, ends, asked_at, aged, earlier })
+        let parts = sealed.get(..sealed.len() - rest.len())?;
+        let (body, []) = split(rest)? else { return None };
+        Some(Self { parts: parts.into(), body: Blocks::new(body), asked_at, aged, earlier })
     }
 
-    fn range(&self, part: Part) -> Range<usize> {
-        let end = |at: usize| self.ends.get(at).map_or(0, |end| *end as usize);
-        let begin = (part as usize).checked_sub(1).map_or(0, end) + PREFIX;
-        begin..end(part as usize)
-    }
-
+    /// Any but the body.
     fn part(&self, part: Part) -> &[u8] {
-        self.sealed.get(self.range(part)).unwrap_or_default()
+        let mut rest = &*self.parts;
+        for _ in 0..part as usize {
+            rest = split(rest).map_or(&[], |(_, rest)| rest);
+        }
+        split(rest).map_or(&[], |(part, _)| part)
     }
 
     /// What it is the answer to. `None`: it is damaged.
@@ -128,6 +127,11 @@ impl Entry {
     /// Where it is found.
     pub(super) fn place(&self) -> Option<Place> {
         self.key().map(|key| key.place(self.part(Part::Vary)))
+    }
+
+    /// Whether what was asked may have a token in it. Nobody is given it, see [`Key::of`].
+    pub(super) fn may_show_token(&self) -> bool {
+        [Part::Target, Part::Accept, Part::Codings, Part::Vary].into_iter().any(|part| may_hold_token(self.part(part)))
     }
 
     /// Whether it answers a request with this key and these fields.
@@ -176,7 +180,7 @@ impl Entry {
     /// Adds its fields to a map.
     pub(super) fn fields(&self, fields: &mut HeaderMap) {
         for (name, value) in lines(self.part(Part::Head)) {
-            let value = HeaderValue::from_maybe_shared(self.sealed.slice_ref(value));
+            let value = HeaderValue::from_bytes(value);
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
                 fields.append(name, value);
             }
@@ -184,13 +188,18 @@ impl Entry {
     }
 
     /// Its body, without a copy.
-    pub(super) fn body(&self) -> Bytes {
-        self.sealed.slice(self.range(Part::Body))
+    pub(super) fn body(&self) -> Blocks {
+        self.body.clone()
     }
 
     /// How many bytes it has.
     pub(super) fn len(&self) -> usize {
-        self.sealed.len()
+        self.parts.len() + PREFIX + self.body.len()
+    }
+
+    /// How many bytes of memory it takes, but for what is the same for all.
+    pub(super) fn size(&self) -> usize {
+        self.parts.len() + self.body.size()
     }
 
     /// How old it is (RFC 9111 section 4.2.3).
@@ -200,7 +209,8 @@ impl Entry {
 
     /// How long ago it was asked for, as far as is known at this second since 1970.
     pub(super) fn stored_for(&self, wall: i64) -> Duration {
-        let by_wall = self.earlier.map_or(0, |earlier| wall.saturating_sub(earlier.wall));
+        let by_wall = self.earlier.filter(|earlier| earlier.wall >= FIRST_WALL);
+        let by_wall = by_wall.map_or(0, |earlier| wall.saturating_sub(earlier.wall));
         self.ran_for().max(Duration::from_secs(u64::try_from(by_wall).unwrap_or(0)))
     }
 
@@ -219,14 +229,28 @@ impl Entry {
 
     /// Whether the other says the same.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let same = |part| self.part(part) == other.part(part);
-        same(Part::Body) && self.last_modified() == other.last_modified() && self.field(&ETAG) == other.field(&ETAG)
+        self.body == other.body
+            && self.last_modified() == other.last_modified()
+            && self.field(&ETAG) == other.field(&ETAG)
     }
 
     /// All of it, as a file has it.
-    pub(super) fn sealed(&self) -> &[u8] {
-        &self.sealed
+    pub(super) fn write(&self, file: &mut Vec<u8>) {
+        file.extend_from_slice(&self.parts);
+        file.extend(prefix(self.body.len()).into_iter().flatten());
+        self.body.iter().for_each(|block| file.extend_from_slice(block));
     }
+}
+
+/// What is before a part of so many bytes. `None`: there is no such part.
+fn prefix(length: usize) -> Option<[u8; PREFIX]> {
+    u32::try_from(length).ok().map(u32::to_le_bytes)
+}
+
+/// The first part, and what comes after it.
+fn split(parts: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = parts.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)
 }
 
 /// What is remembered of the request for a reply that varies. `None`: it varies by what nobody else has.

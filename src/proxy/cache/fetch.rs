@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     AGE, CONTENT_ENCODING, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
     LAST_MODIFIED, RANGE,
@@ -21,6 +20,7 @@ use super::super::exchange::Exchange;
 use super::super::forward::{forward, interrupted};
 use super::super::refusal::Refusal;
 use super::super::tally;
+use super::blocks::Blocks;
 use super::breaker::Attempt;
 use super::entry::Entry;
 use super::first_look::Agent;
@@ -309,7 +309,7 @@ impl Fetch<'_> {
         }
         fields.insert(LAST_MODIFIED, modified);
         self.mark(&mut fields, entry, why);
-        let mut reply = Response::new(Relayed::stored(Bytes::new(), self.delivery(None, tally::Outcome::Stored)));
+        let mut reply = Response::new(Relayed::stored(self.delivery(Blocks::empty(), None, tally::Outcome::Stored)));
         *reply.headers_mut() = fields;
         reply
     }
@@ -329,7 +329,7 @@ impl Fetch<'_> {
             None => {}
         }
         let outcome = if stale.is_some() { tally::Outcome::Stored } else { tally::Outcome::Served };
-        let mut reply = Response::new(Relayed::stored(entry.body(), self.delivery(admitted, outcome)));
+        let mut reply = Response::new(Relayed::stored(self.delivery(entry.body(), admitted, outcome)));
         *reply.headers_mut() = fields;
         reply
     }
@@ -346,8 +346,8 @@ impl Fetch<'_> {
         fields
     }
 
-    fn delivery(&self, admitted: Option<Admitted>, outcome: tally::Outcome) -> Delivery {
-        Delivery { exchange: Rc::clone(self.exchange), _admitted: admitted, outcome }
+    fn delivery(&self, body: Blocks, admitted: Option<Admitted>, outcome: tally::Outcome) -> Delivery {
+        Delivery { exchange: Rc::clone(self.exchange), _admitted: admitted, outcome, body }
     }
 
     /// RFC 9111 section 5.1, RFC 9211.

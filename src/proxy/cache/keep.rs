@@ -1,4 +1,9 @@
 //! What is done beside the requests: files are written and removed as memory says, and what is too old goes.
+//!
+//! ```text
+//!   takes over: another process has the files ─► it leaves them, or ends ─► listed again, and written from here on
+//!   is replaced, or ends: written once more ─► left
+//! ```
 
 use std::io;
 use std::sync::Arc;
@@ -6,60 +11,109 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Cache;
-use super::disk::{Disk, Found};
+use super::disk::{Claim, Disk, Found};
 use super::key::{Key, Place};
-use crate::clock::{Instant, unix_seconds};
 
 /// How often it is looked at what is old, what could not be written is tried again, and the directory's clock is written down.
 const INTERVAL: Duration = Duration::from_mins(1);
 
+/// How often it is looked whether the process before has left the files.
+const WAIT: Duration = Duration::from_millis(100);
+
 /// A disk that takes longer to read a file is as good as one that has none.
 const MAX_READING: Duration = Duration::from_secs(1);
-
-/// By so many seconds the clock on the wall may differ from what was written down.
-const MAX_DRIFT: u64 = 30;
 
 impl Cache {
     /// Keeps files and memory in order. Never ends.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(INTERVAL);
-        let mut started = started_at();
+        let mut waits = tokio::time::interval(WAIT);
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
+                _ = waits.tick(), if self.awaits_files() => {}
                 _ = ticks.tick() => {
-                    let now = started_at();
-                    // The clock was set: what was written down by it was wrong, and would be too old or too young at the next start.
-                    if started.abs_diff(now) > MAX_DRIFT {
-                        started = now;
-                        self.memory.lock().unsave_all();
-                    }
                     self.memory.lock().expire(&self.config);
                     self.memory.lock().retry();
-                    self.on_disk(|_, disk| disk.tick()).await;
+                    self.on_disk(|_, disk| if disk.claim.lock().is_held() { disk.tick() } else { Ok(()) }).await;
                 }
             }
             self.save().await;
+            self.on_disk(Self::sweep).await;
         }
     }
 
-    /// Brings the files to what memory says. One that cannot be, such as on a disk that is full, keeps no other from it; the first
-    /// failure is said.
+    /// Brings the files to what memory says, if they are this process's.
     pub(crate) async fn save(self: &Arc<Self>) {
+        self.on_disk(|cache, disk| cache.settle(disk, &mut disk.claim.lock())).await;
+    }
+
+    /// The same for the last time: whatever is fetched or forgotten here from now on, another process knows better.
+    pub(crate) async fn leave_files(self: &Arc<Self>) {
         self.on_disk(|cache, disk| {
-            // One after the other: what was taken out first must not be written last.
-            let _order = disk.order.lock();
-            let next = || cache.memory.lock().next_unsaved();
-            let saved = std::iter::from_fn(next).map(|(place, entry)| {
-                let done = match entry {
-                    Some(entry) => disk.write(&place, &entry),
-                    None => disk.remove(&place),
-                };
-                done.inspect_err(|_| cache.memory.lock().not_saved(place))
-            });
-            saved.fold(Ok(()), Result::and)
+            let mut claim = disk.claim.lock();
+            let settled = cache.settle(disk, &mut claim);
+            let ticked = if claim.is_held() { disk.tick() } else { Ok(()) };
+            disk.set(&mut claim, Claim::Left);
+            settled.and(ticked)
         })
         .await;
+    }
+
+    /// Whether another process has the files.
+    pub(super) fn awaits_files(&self) -> bool {
+        self.disk.as_ref().is_some_and(Disk::awaits)
+    }
+
+    /// Writes and removes, one after the other: what was taken out first must not be written last. A file that cannot be, such as on a
+    /// disk that is full, keeps no other from it; the first failure is said.
+    fn settle(&self, disk: &Disk, claim: &mut Claim) -> io::Result<()> {
+        if matches!(claim, Claim::Awaited) {
+            self.take_files(disk, claim)?;
+        }
+        if !claim.is_held() {
+            return Ok(());
+        }
+        // What was written down by it was wrong, and would be too old or too young at the next start.
+        if disk.was_clock_set() {
+            self.memory.lock().unsave_all();
+        }
+        let next = || self.memory.lock().next_unsaved();
+        let saved = std::iter::from_fn(next).map(|(place, entry)| {
+            let done = match entry {
+                Some(entry) => disk.write(&place, &entry),
+                None => disk.remove(&place),
+            };
+            done.inspect_err(|_| self.memory.lock().not_saved(place))
+        });
+        saved.fold(Ok(()), Result::and)
+    }
+
+    /// Takes the files that another process had, if it has left them. It wrote to them since they were listed.
+    fn take_files(&self, disk: &Disk, claim: &mut Claim) -> io::Result<()> {
+        let taken = disk.lock()?;
+        if taken.is_held() {
+            let files = disk.list(&taken)?;
+            disk.read_clock();
+            self.memory.lock().take_files(files, &self.config);
+            disk.set(claim, taken);
+        }
+        Ok(())
+    }
+
+    /// Removes, once, what an earlier version stored although a token may be in what was asked: nobody asks for it any more, so it
+    /// would stay.
+    fn sweep(&self, disk: &Disk) -> io::Result<()> {
+        if disk.is_swept() || !disk.claim.lock().is_held() {
+            return Ok(());
+        }
+        let unread = self.memory.lock().all_unread();
+        for place in unread {
+            if let Found::Damaged = disk.read(&place)? {
+                self.drop_damaged(disk, &place);
+            }
+        }
+        disk.swept()
     }
 
     async fn on_disk(self: &Arc<Self>, act: impl FnOnce(&Self, &Disk) -> io::Result<()> + Send + 'static) {
@@ -99,27 +153,28 @@ impl Cache {
         let entry = match disk.read(place) {
             Ok(Found::Entry(entry)) => Some(entry),
             Ok(Found::Gone) => None,
-            Ok(Found::Damaged) => {
-                self.counts.damaged.fetch_add(1, Ordering::Relaxed);
-                if let Some(left_out) = self.log.admit() {
-                    let file = disk.path(place).display().to_string();
-                    tracing::warn!(
-                        file,
-                        left_out,
-                        "a stored configuration is damaged, or another Controller's: it is dropped"
-                    );
-                }
-                let _order = disk.order.lock();
-                // What was stored there meanwhile stays.
-                if self.memory.lock().read(*place, None) {
-                    self.note_failure(disk.remove(place).err().as_ref(), "removing");
-                }
-                return;
-            }
+            Ok(Found::Damaged) => return self.drop_damaged(disk, place),
             // No descriptor is left, or the disk fails: that says nothing of what is in it.
             Err(error) => return self.note_failure(Some(&error), "reading"),
         };
         self.memory.lock().read(*place, entry);
+    }
+
+    fn drop_damaged(&self, disk: &Disk, place: &Place) {
+        self.counts.damaged.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = self.log.admit() {
+            let file = disk.path(place).display().to_string();
+            tracing::warn!(
+                file,
+                left_out,
+                "a stored configuration is damaged, another Controller's, or was asked for with what may be a token: it is dropped"
+            );
+        }
+        let claim = disk.claim.lock();
+        // What was stored there meanwhile stays.
+        if self.memory.lock().read(*place, None) && claim.is_held() {
+            self.note_failure(disk.remove(place).err().as_ref(), "removing");
+        }
     }
 
     fn note_failure(&self, error: Option<&io::Error>, doing: &str) {
@@ -132,7 +187,46 @@ impl Cache {
     }
 }
 
-/// When the machine was started, by the clock on the wall: it moves when that is set.
-fn started_at() -> i64 {
-    unix_seconds().saturating_sub_unsigned(Instant::now().uptime().as_secs())
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use http::{HeaderMap, StatusCode};
+
+    use super::super::CacheConfig;
+    use super::super::entry::Entry;
+    use super::*;
+    use crate::clock::Instant;
+    use crate::upstream::Upstreams;
+
+    #[tokio::test]
+    async fn what_an_earlier_version_stored_with_a_token_in_its_question_is_removed() {
+        let (directory, api) = (tempfile::tempdir().expect("a directory"), Upstreams::default().api);
+        let config = CacheConfig { directory: Some(directory.path().to_owned()), ..CacheConfig::default() };
+        let files = || {
+            let files = fs::read_dir(directory.path()).expect("a directory").map(|file| file.expect("one").file_name());
+            let mut files: Vec<_> = files.filter_map(|name| name.into_string().ok()).collect();
+            files.retain(|name| name.ends_with(".config"));
+            files
+        };
+        let earlier = Disk::open(directory.path(), super::super::origin(&api)).expect("opens");
+        for target in ["/c/a?token=tc-apiv1_abc", "/c/b?token=t%63-apiv1_abc", "/c/c?token=none"] {
+            let key = Key::new(target.to_owned(), Vec::new(), String::new(), None);
+            let (asked, fields) = (HeaderMap::new(), HeaderMap::new());
+            let entry =
+                Entry::new(&key, (Instant::now(), &asked), (StatusCode::OK, &fields), b"x").expect("is for all");
+            earlier.write(&key.place, &entry).expect("writes");
+        }
+        fs::write(directory.path().join("clock"), "100\n").expect("writes");
+        drop(earlier);
+        assert_eq!(files().len(), 3);
+
+        let cache = Arc::new(Cache::open(config.clone(), &api));
+        cache.on_disk(Cache::sweep).await;
+        assert_eq!((files().len(), cache.status().damaged, cache.status().entries), (1, 2, 1));
+        assert_eq!(cache.list().await[0].path, "/c/c?token=none");
+        // Once.
+        drop(cache);
+        assert!(Disk::open(directory.path(), super::super::origin(&api)).expect("opens").is_swept());
+    }
 }

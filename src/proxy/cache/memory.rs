@@ -2,6 +2,7 @@
 //! first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,14 @@ use http::{HeaderMap, HeaderValue};
 use super::CacheConfig;
 use super::entry::Entry;
 use super::key::{Key, Part, Place};
-use super::outdated::{Outdated, Told};
+use super::outdated::{Answered, Outdated};
 use crate::clock::Instant;
 
-/// What an entry takes besides its own bytes: its places in the two maps, and what knows of its memory.
-const OVERHEAD: usize = 384;
+/// What an entry takes besides its own bytes: its place in the map, what knows of its memory, and what an allocator loses in all of that.
+const OVERHEAD: usize = 512;
+
+/// Of so many the one that was used longest ago is looked for at once.
+const ELDERS: usize = 16;
 
 /// Forms of one answer that are stored: more differ in what no agent says, and each is looked at for every request.
 const MAX_FORMS: usize = 16;
@@ -26,8 +30,8 @@ const REWRITE: Duration = Duration::from_hours(1);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     entries: BTreeMap<Place, Slot>,
-    /// By when they were used, the longest ago first.
-    order: BTreeMap<u64, Place>,
+    /// Some that were used longest ago, and when that was; the longest ago last. Who was used since is none of them any more.
+    eldest: Vec<(u64, Place)>,
     uses: u64,
     bytes: usize,
     outdated: Outdated,
@@ -43,17 +47,35 @@ struct Unsaved {
     writes: BTreeSet<Place>,
     /// What failed, and is tried again later.
     failed: BTreeSet<Place>,
+    /// While another process has the files: what is true here of what it writes. `None`: they are this process's.
+    told: Option<Told>,
 }
+
+/// Of which paths the Controller has said something to this process: what another one stored of them is not true any more.
+#[derive(Debug)]
+enum Told {
+    Paths(BTreeSet<Part>),
+    /// Of all, or of too many to remember.
+    All,
+}
+
+/// So many paths are remembered. Two processes have one directory for a moment only.
+const MAX_TOLD: usize = 10_000;
 
 #[derive(Debug)]
 struct Slot {
-    /// `None`: it is a file that was not read yet.
-    entry: Option<Arc<Entry>>,
-    bytes: usize,
+    content: Content,
     used: u64,
-    hits: u64,
-    /// When its file was written.
-    saved_at: Option<Instant>,
+    hits: u32,
+    /// When its file was written: seconds since the machine's start.
+    saved_at: Option<NonZeroU32>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Entry(Arc<Entry>),
+    /// A file of so many bytes that was not read yet.
+    Unread(usize),
 }
 
 /// One stored answer, for people.
@@ -62,21 +84,23 @@ pub(super) struct Listed {
     /// `None`: it is a file that was not read yet.
     pub(super) entry: Option<Arc<Entry>>,
     pub(super) bytes: usize,
-    pub(super) hits: u64,
+    pub(super) hits: u32,
 }
 
 impl Memory {
-    /// With files for all that is stored.
-    pub(super) fn with_files() -> Self {
-        Self { unsaved: Some(Unsaved::default()), ..Self::default() }
+    /// With files for all that is stored, which are this process's or not yet.
+    pub(super) fn with_files(are_own: bool) -> Self {
+        let told = (!are_own).then(|| Told::Paths(BTreeSet::new()));
+        Self { unsaved: Some(Unsaved { told, ..Unsaved::default() }), ..Self::default() }
     }
 
     /// The answer to a request with these fields.
     pub(super) fn find(&mut self, key: &Key, asked: &HeaderMap, bounds: &CacheConfig) -> Option<Arc<Entry>> {
         let (place, entry) = self.answer(key, asked, bounds).map(|(place, entry)| (*place, Arc::clone(entry)))?;
-        self.touch(place);
+        self.uses += 1;
         if let Some(slot) = self.entries.get_mut(&place) {
-            slot.hits += 1;
+            slot.used = self.uses;
+            slot.hits = slot.hits.saturating_add(1);
         }
         Some(entry)
     }
@@ -107,7 +131,7 @@ impl Memory {
 
     /// What is stored of one question, in every form.
     fn forms<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (&'a Place, &'a Arc<Entry>)> {
-        let forms = self.slots(key).filter_map(|(place, slot)| Some((place, slot.entry.as_ref()?)));
+        let forms = self.slots(key).filter_map(|(place, slot)| Some((place, slot.entry()?)));
         forms.filter(|(_, entry)| entry.is_of(key))
     }
 
@@ -119,21 +143,12 @@ impl Memory {
 
     /// The files that have to be read before anything is said of this question.
     pub(super) fn unread(&self, key: &Key) -> Vec<Place> {
-        self.slots(key).filter(|(_, slot)| slot.entry.is_none()).map(|(place, _)| *place).collect()
+        self.slots(key).filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
     /// The files that were not read yet.
     pub(super) fn all_unread(&self) -> Vec<Place> {
-        self.entries.iter().filter(|(_, slot)| slot.entry.is_none()).map(|(place, _)| *place).collect()
-    }
-
-    fn touch(&mut self, place: Place) {
-        self.uses += 1;
-        if let Some(slot) = self.entries.get_mut(&place) {
-            self.order.remove(&slot.used);
-            slot.used = self.uses;
-            self.order.insert(slot.used, place);
-        }
+        self.entries.iter().filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
     /// Stores an answer, and makes room for it, unless it is outdated. What another form of it says that was modified at another time
@@ -144,6 +159,7 @@ impl Memory {
             return;
         }
         self.drop_unlike(key, &place, &entry);
+        self.is_told(Some(place.path));
         let others = || self.slots(key).filter(|(other, _)| **other != place);
         if others().count() >= MAX_FORMS
             && let Some(oldest) = others().min_by_key(|(_, slot)| slot.used).map(|(other, _)| *other)
@@ -152,9 +168,11 @@ impl Memory {
         }
         let before = self.entries.get(&place);
         let hits = before.map_or(0, |slot| slot.hits);
-        let is_same = before.and_then(|slot| slot.entry.as_ref()).is_some_and(|before| before.is_same(&entry));
-        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved| is_same && saved.elapsed() < REWRITE);
-        self.put(place, Slot { bytes: entry.len() + OVERHEAD, entry: Some(entry), used: 0, hits, saved_at });
+        let is_same = before.and_then(Slot::entry).is_some_and(|before| before.is_same(&entry));
+        let is_recent =
+            |saved_at: &NonZeroU32| u64::from(now().get().saturating_sub(saved_at.get())) < REWRITE.as_secs();
+        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved_at| is_same && is_recent(saved_at));
+        self.put(place, Content::Entry(entry), hits, saved_at);
         if saved_at.is_none() {
             self.unsave(place);
         }
@@ -169,9 +187,10 @@ impl Memory {
     }
 
     /// An agent was told something that is not stored. A form that cannot be read cannot be compared with it.
-    pub(super) fn outdate(&mut self, key: &Key, told: Told) {
-        self.drop_forms(key, |_, form| form.is_none_or(|form| told.outdates(form)));
-        self.outdated.tell(&key.place, told);
+    pub(super) fn outdate(&mut self, key: &Key, answered: Answered) {
+        self.drop_forms(key, |_, form| form.is_none_or(|form| answered.outdates(form)));
+        self.outdated.answered(&key.place, answered);
+        self.is_told(Some(key.place.path));
     }
 
     /// Forgets the other forms that were modified at another time.
@@ -183,52 +202,100 @@ impl Memory {
 
     /// Forgets these forms of an answer; `None`: one that was not read.
     fn drop_forms(&mut self, key: &Key, is_meant: impl Fn(&Place, Option<&Entry>) -> bool) {
-        let meant = self.slots(key).filter(|(place, slot)| is_meant(place, slot.entry.as_deref()));
+        let meant = self.slots(key).filter(|(place, slot)| is_meant(place, slot.entry().map(Arc::as_ref)));
         let meant: Vec<Place> = meant.map(|(place, _)| *place).collect();
         meant.iter().for_each(|place| self.remove(place));
     }
 
     /// There is a file of so many bytes.
     pub(super) fn found(&mut self, place: Place, bytes: usize, bounds: &CacheConfig) {
-        let saved_at = Some(Instant::now());
-        self.put(place, Slot { entry: None, bytes: bytes + OVERHEAD, used: 0, hits: 0, saved_at });
+        self.put(place, Content::Unread(bytes), 0, Some(now()));
         self.make_room(bounds);
+    }
+
+    /// The files are this process's from here on, and these are all. What it knows by itself is true, whatever they say.
+    pub(super) fn take_files(&mut self, files: Vec<(Place, u64)>, bounds: &CacheConfig) {
+        let Some(unsaved) = &mut self.unsaved else { return };
+        let told = unsaved.told.take();
+        let is_read = |place: &&Place| !unsaved.writes.contains(place);
+        // It may have been written again since: it is read again.
+        let read: Vec<Place> = self.entries.keys().filter(is_read).copied().collect();
+        read.iter().for_each(|place| self.take(place));
+        for (place, bytes) in files {
+            let is_told = told.as_ref().is_some_and(|told| told.has(&place.path));
+            match self.entries.contains_key(&place) {
+                true => {} // it is written over
+                false if is_told => self.unsave(place),
+                false => self.found(place, usize::try_from(bytes).unwrap_or(usize::MAX), bounds),
+            }
+        }
+    }
+
+    /// The Controller, or an operator, has said something of this path, or of all.
+    fn is_told(&mut self, path: Option<Part>) {
+        let Some(told @ Told::Paths(_)) = self.unsaved.as_mut().and_then(|unsaved| unsaved.told.as_mut()) else {
+            return;
+        };
+        match (path, &mut *told) {
+            (Some(path), Told::Paths(paths)) if paths.len() < MAX_TOLD => drop(paths.insert(path)),
+            _ => *told = Told::All,
+        }
     }
 
     /// A file was read, or turned out to be none. `false`: what was stored meanwhile is newer.
     pub(super) fn read(&mut self, place: Place, entry: Option<Entry>) -> bool {
-        if self.entries.get(&place).is_none_or(|slot| slot.entry.is_some()) {
-            return false;
-        }
+        let Some(slot) = self.entries.get(&place).filter(|slot| slot.entry().is_none()) else { return false };
+        let bytes = slot.size();
         match entry.and_then(|entry| Some((entry.key()?, entry))) {
             Some((key, entry)) if self.is_late(&key, &place, &entry) => self.remove(&place),
             Some((key, entry)) => {
                 self.drop_unlike(&key, &place, &entry);
-                self.entries.entry(place).and_modify(|slot| slot.entry = Some(Arc::new(entry)));
+                if let Some(slot) = self.entries.get_mut(&place) {
+                    slot.content = Content::Entry(Arc::new(entry));
+                    self.bytes = self.bytes - bytes + slot.size();
+                }
             }
             None => self.take(&place),
         }
         true
     }
 
-    fn put(&mut self, place: Place, slot: Slot) {
+    fn put(&mut self, place: Place, content: Content, hits: u32, saved_at: Option<NonZeroU32>) {
         self.take(&place);
-        self.bytes += slot.bytes;
+        self.uses += 1;
+        let slot = Slot { content, used: self.uses, hits, saved_at };
+        self.bytes += slot.size();
         self.entries.insert(place, slot);
-        self.touch(place);
     }
 
     fn make_room(&mut self, bounds: &CacheConfig) {
         while self.bytes > bounds.max_bytes.get() || self.entries.len() > bounds.max_entries.get() {
-            let Some((_, oldest)) = self.order.first_key_value().map(|(used, place)| (*used, *place)) else { break };
-            self.remove(&oldest);
+            let Some(eldest) = self.eldest() else { break };
+            self.remove(&eldest);
+        }
+    }
+
+    /// The one that was used longest ago. A second map that is in order at every moment would take as much memory as this one.
+    fn eldest(&mut self) -> Option<Place> {
+        loop {
+            while let Some((used, place)) = self.eldest.pop() {
+                if self.entries.get(&place).is_some_and(|slot| slot.used == used) {
+                    return Some(place);
+                }
+            }
+            let mut all: Vec<_> = self.entries.iter().map(|(place, slot)| (slot.used, *place)).collect();
+            let some = all.len().div_ceil(ELDERS).checked_sub(1)?;
+            all.select_nth_unstable(some);
+            all.truncate(some + 1);
+            all.sort_unstable_by(|one, other| other.cmp(one));
+            all.shrink_to_fit();
+            self.eldest = all;
         }
     }
 
     fn take(&mut self, place: &Place) {
         if let Some(slot) = self.entries.remove(place) {
-            self.order.remove(&slot.used);
-            self.bytes -= slot.bytes;
+            self.bytes -= slot.size();
         }
     }
 
@@ -240,11 +307,16 @@ impl Memory {
     /// The file there is not as it should be.
     fn unsave(&mut self, place: Place) {
         let is_stored = self.entries.contains_key(&place);
-        let Some(Unsaved { removals, writes, failed }) = &mut self.unsaved else { return };
+        let Some(Unsaved { removals, writes, failed, told }) = &mut self.unsaved else { return };
         for places in [&mut *removals, &mut *writes, failed] {
             places.remove(&place);
         }
-        if is_stored { writes } else { removals }.insert(place);
+        match is_stored {
+            true => drop(writes.insert(place)),
+            false if told.is_none() => drop(removals.insert(place)),
+            // It is not known yet which files there are to be removed.
+            false => {}
+        }
     }
 
     /// The file there could not be brought to what is stored.
@@ -269,6 +341,7 @@ impl Memory {
     /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
     pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
         self.outdated.forget(path);
+        self.is_told(path);
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
         let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
         let left = self.unsaved.iter().flat_map(|unsaved| unsaved.removals.iter().chain(&unsaved.failed));
@@ -280,14 +353,17 @@ impl Memory {
 
     /// Forgets what is older than may be, by the clocks that nobody sets: by one that is wrong, it would be lost.
     pub(super) fn expire(&mut self, bounds: &CacheConfig) {
-        let is_old = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.ran_for() > bounds.max_age);
+        let is_old = |slot: &Slot| slot.entry().is_some_and(|entry| entry.ran_for() > bounds.max_age);
         let old: Vec<Place> = self.entries.iter().filter(|(_, slot)| is_old(slot)).map(|(place, _)| *place).collect();
         old.iter().for_each(|place| self.remove(place));
     }
 
-    /// Every file that was written in this run of the machine has to be written again.
+    /// Every file that was written in this run of the machine has to be written again, if it is this process's.
     pub(super) fn unsave_all(&mut self) {
-        let is_of_this_run = |slot: &Slot| slot.entry.as_ref().is_some_and(|entry| entry.earlier.is_none());
+        if self.unsaved.as_ref().is_none_or(|unsaved| unsaved.told.is_some()) {
+            return;
+        }
+        let is_of_this_run = |slot: &Slot| slot.entry().is_some_and(|entry| entry.earlier.is_none());
         let places: Vec<Place> =
             self.entries.iter().filter(|(_, slot)| is_of_this_run(slot)).map(|(place, _)| *place).collect();
         places.into_iter().for_each(|place| self.unsave(place));
@@ -299,8 +375,8 @@ impl Memory {
         let place = unsaved.removals.pop_first().or_else(|| unsaved.writes.pop_first())?;
         let slot = self.entries.get_mut(&place);
         let entry = slot.and_then(|slot| {
-            slot.saved_at = Some(Instant::now());
-            slot.entry.clone()
+            slot.saved_at = Some(now());
+            slot.entry().cloned()
         });
         Some((place, entry))
     }
@@ -312,11 +388,48 @@ impl Memory {
 
     /// All of them.
     pub(super) fn list(&self) -> impl Iterator<Item = Listed> {
-        self.entries.values().map(|Slot { entry, bytes, hits, .. }| Listed {
-            entry: entry.clone(),
-            bytes: bytes - OVERHEAD,
-            hits: *hits,
-        })
+        self.entries.values().map(|slot| Listed { entry: slot.entry().cloned(), bytes: slot.len(), hits: slot.hits })
+    }
+}
+
+impl Slot {
+    /// `None`: it was not read yet.
+    fn entry(&self) -> Option<&Arc<Entry>> {
+        match &self.content {
+            Content::Entry(entry) => Some(entry),
+            Content::Unread(_) => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.content {
+            Content::Entry(entry) => entry.len(),
+            Content::Unread(bytes) => *bytes,
+        }
+    }
+
+    /// How many bytes of memory it takes, or will when it was read.
+    fn size(&self) -> usize {
+        let content = match &self.content {
+            Content::Entry(entry) => entry.size(),
+            Content::Unread(bytes) => *bytes,
+        };
+        content.saturating_add(OVERHEAD)
+    }
+}
+
+/// Seconds since the machine's start.
+fn now() -> NonZeroU32 {
+    let seconds = u32::try_from(Instant::now().uptime().as_secs());
+    seconds.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+}
+
+impl Told {
+    fn has(&self, path: &Part) -> bool {
+        match self {
+            Self::Paths(paths) => paths.contains(path),
+            Self::All => true,
+        }
     }
 }
 
@@ -354,9 +467,8 @@ mod tests {
 
     /// What is counted is what is there, whatever happens.
     fn assert_sound(memory: &Memory) {
-        let bytes: usize = memory.entries.values().map(|slot| slot.bytes).sum();
-        assert_eq!((memory.bytes, memory.order.len()), (bytes, memory.entries.len()));
-        assert!(memory.order.iter().all(|(used, place)| memory.entries[place].used == *used));
+        let bytes: usize = memory.entries.values().map(Slot::size).sum();
+        assert_eq!(memory.bytes, bytes);
     }
 
     #[test]
@@ -375,6 +487,27 @@ mod tests {
             assert_sound(&memory);
         }
         assert_eq!(memory.sizes().0, 3);
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first() {
+        let (mut memory, bounds) = (Memory::default(), bounds(1 << 20, 100));
+        let keys: Vec<Key> = (0..300).map(|at| key(&format!("/c/{at}"))).collect();
+        let mut used: Vec<usize> = Vec::new();
+        for at in 0..keys.len() {
+            memory.insert(&keys[at], entry(&keys[at], "eu", "then", b"x"), &bounds);
+            used.push(at);
+            // One of those that would go soon is used again.
+            let again = used[used.len().saturating_sub(100) + at % 3 * usize::from(at >= 100)];
+            assert!(memory.find(&keys[again], &region("eu"), &bounds).is_some(), "{again} at {at}");
+            used.retain(|other| *other != again);
+            used.push(again);
+            for (at, key) in keys.iter().enumerate() {
+                let is_used = used.iter().rev().take(100).any(|other| *other == at);
+                assert_eq!(memory.has(key, &region("eu"), &bounds), is_used, "{at}");
+            }
+            assert_sound(&memory);
+        }
     }
 
     #[test]
@@ -399,7 +532,7 @@ mod tests {
         memory.insert(&key, entry(&key, "eu", "later", b"new"), &bounds);
         memory.insert(&key, slow, &bounds);
         let found = memory.find(&key, &region("eu"), &bounds).expect("is there");
-        assert_eq!(found.body(), b"new".as_slice());
+        assert_eq!(found.body().iter().collect::<Vec<_>>().concat(), b"new");
     }
 
     #[test]
@@ -418,7 +551,7 @@ mod tests {
     /// An answer was stored before the files of its other forms were read.
     #[test]
     fn a_file_of_another_time_than_what_came_meanwhile_is_removed_when_it_is_read() {
-        let (mut memory, bounds, key) = (Memory::with_files(), bounds(1 << 20, 100), key("/c/a"));
+        let (mut memory, bounds, key) = (Memory::with_files(true), bounds(1 << 20, 100), key("/c/a"));
         let [same, old] = [("us", "later"), ("asia", "then")].map(|(region, at)| entry(&key, region, at, b"x"));
         let places = [&same, &old].map(|entry| entry.place().expect("has one"));
         places.iter().for_each(|place| memory.found(*place, 100, &bounds));
@@ -433,7 +566,7 @@ mod tests {
 
     #[test]
     fn files_are_brought_to_what_is_stored() {
-        let (mut memory, bounds, key) = (Memory::with_files(), bounds(1 << 20, 100), key("/c/a"));
+        let (mut memory, bounds, key) = (Memory::with_files(true), bounds(1 << 20, 100), key("/c/a"));
         let first = entry(&key, "eu", "then", b"x");
         let place = first.place().expect("has one");
         memory.insert(&key, first, &bounds);
@@ -451,5 +584,35 @@ mod tests {
         memory.forget(None);
         assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((place, false)));
         assert_sound(&memory);
+    }
+
+    #[test]
+    fn what_another_process_wrote_meanwhile_is_taken_but_for_what_is_known_better() {
+        let (mut memory, bounds) = (Memory::with_files(false), bounds(1 << 20, 100));
+        let [read, own, gone, new] = ["/c/read", "/c/own", "/c/gone", "/c/new"].map(key);
+        let stored = |key: &Key| entry(key, "eu", "then", b"x");
+        let place = |key: &Key| stored(key).place().expect("has one");
+        memory.found(place(&read), 100, &bounds);
+        assert!(memory.read(place(&read), Arc::into_inner(stored(&read))));
+        memory.insert(&own, stored(&own), &bounds);
+        memory.forget(Some(gone.place.path));
+        let files = [&read, &own, &gone, &new].map(|key| (place(key), 200)).to_vec();
+        memory.take_files(files, &bounds);
+        assert_sound(&memory);
+        assert_eq!((memory.unread(&read), memory.unread(&new)), (vec![place(&read)], vec![place(&new)]));
+        assert!(memory.has(&own, &region("eu"), &bounds) && memory.unread(&gone).is_empty());
+        let unsaved: Vec<_> = std::iter::from_fn(|| memory.next_unsaved()).collect();
+        let unsaved: Vec<_> = unsaved.into_iter().map(|(place, entry)| (place, entry.is_some())).collect();
+        assert_eq!(unsaved, [(place(&gone), false), (place(&own), true)]);
+    }
+
+    #[test]
+    fn too_many_paths_to_remember_are_all() {
+        let (mut memory, bounds, key) = (Memory::with_files(false), bounds(1 << 20, 100), key("/c/a"));
+        for path in 0..=MAX_TOLD as u128 {
+            memory.forget(Some(path.to_be_bytes()));
+        }
+        memory.take_files(vec![(key.place, 100)], &bounds);
+        assert_eq!((memory.sizes().0, memory.next_unsaved().is_some()), (0, true));
     }
 }

@@ -22,12 +22,12 @@ pub(super) struct Outdated {
     all: Instant,
     paths: BTreeMap<Part, Instant>,
     /// By path and subject.
-    subjects: BTreeMap<(Part, Part), Told>,
+    subjects: BTreeMap<(Part, Part), Answered>,
 }
 
-/// What an agent was told by an answer that is not stored.
+/// What an agent was answered that is not stored.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Answered {
     /// When that was asked for.
     pub(super) asked_at: Instant,
     /// Its `Last-Modified`: what has the same one is true still. `None`: whatever was asked for before is not.
@@ -51,11 +51,11 @@ impl Outdated {
         self.bound();
     }
 
-    /// An agent was told something else of this.
-    pub(super) fn tell(&mut self, place: &Place, told: Told) {
+    /// An agent was answered so.
+    pub(super) fn answered(&mut self, place: &Place, answered: Answered) {
         let subject = (place.path, place.subject);
-        if self.subjects.get(&subject).is_none_or(|before| before.asked_at <= told.asked_at) {
-            self.subjects.insert(subject, told);
+        if self.subjects.get(&subject).is_none_or(|before| before.asked_at <= answered.asked_at) {
+            self.subjects.insert(subject, answered);
         }
         self.bound();
     }
@@ -71,11 +71,11 @@ impl Outdated {
         let is_before = |moment: &Instant| entry.asked_at <= *moment;
         is_before(&self.all)
             || self.paths.get(&place.path).is_some_and(is_before)
-            || self.subjects.get(&(place.path, place.subject)).is_some_and(|told| told.outdates(entry))
+            || self.subjects.get(&(place.path, place.subject)).is_some_and(|answered| answered.outdates(entry))
     }
 }
 
-impl Told {
+impl Answered {
     /// Nothing that can be compared.
     pub(super) fn another() -> Self {
         Self { asked_at: Instant::now(), modified: None }
@@ -119,14 +119,17 @@ mod tests {
     fn what_says_the_same_is_not() {
         let (mut outdated, key) = (Outdated::default(), key("/c/one"));
         let before = asked_now(&key);
-        outdated.tell(&key.place, Told { modified: Some(before.last_modified()), ..Told::another() });
+        outdated.answered(&key.place, Answered { modified: Some(before.last_modified()), ..Answered::another() });
         assert!(!outdated.has(&key.place, &before));
-        outdated.tell(&key.place, Told { modified: Some(Some(HeaderValue::from_static("later"))), ..Told::another() });
+        outdated.answered(
+            &key.place,
+            Answered { modified: Some(Some(HeaderValue::from_static("later"))), ..Answered::another() },
+        );
         assert!(outdated.has(&key.place, &before));
         // One that comes late does not count.
-        outdated.tell(&key.place, Told { asked_at: before.asked_at, modified: Some(before.last_modified()) });
+        outdated.answered(&key.place, Answered { asked_at: before.asked_at, modified: Some(before.last_modified()) });
         assert!(outdated.has(&key.place, &before));
-        outdated.tell(&key.place, Told::another());
+        outdated.answered(&key.place, Answered::another());
         assert!(outdated.has(&key.place, &before) && !outdated.has(&key.place, &asked_now(&key)));
     }
 

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::{Buf as _, BufMut as _};
 use sha2::{Digest as _, Sha256};
 
 use super::entry::{Earlier, Entry};
@@ -63,21 +63,21 @@ impl Seal<'_> {
             }
             Some(earlier) => (earlier.wall, u64::MAX),
         };
-        let mut body = Vec::with_capacity(64 + entry.sealed().len());
+        let mut body = Vec::with_capacity(64 + entry.len());
         body.put_i64_le(wall);
         body.put_u128_le(clocks.boot);
         body.put_u64_le(at);
         body.put_u64_le(clocks.in_use.saturating_sub(entry.ran_for().as_secs()));
         body.put_u32_le(u32::try_from(entry.aged.as_secs()).unwrap_or(u32::MAX));
-        body.extend_from_slice(entry.sealed());
+        entry.write(&mut body);
         [MAGIC.as_slice(), &self.hash(&body), &body].concat()
     }
 
     /// What is in a file. `None`: it is damaged, or of something else.
-    pub(super) fn open(&self, file: &Bytes, clocks: &Clocks) -> Option<Entry> {
-        let (head, mut body) = (file.get(..HEAD)?, file.slice(HEAD..));
+    pub(super) fn open(&self, file: &[u8], clocks: &Clocks) -> Option<Entry> {
+        let (head, mut body) = file.split_at_checked(HEAD)?;
         let (magic, hash) = head.split_at(MAGIC.len());
-        if magic != MAGIC || hash != self.hash(&body) {
+        if magic != MAGIC || hash != self.hash(body) {
             return None;
         }
         let wall = body.try_get_i64_le().ok()?;
@@ -117,8 +117,8 @@ mod tests {
     const SEAL: Seal<'_> = Seal { origin: "http://controller own", name: "name" };
     const DAY: u64 = 86_400;
 
-    /// A day, a year after 1970.
-    const WALL: i64 = 365 * DAY.cast_signed();
+    /// A day in 2026.
+    const WALL: i64 = 20_500 * DAY.cast_signed();
 
     fn entry() -> Entry {
         let key = Key::new("/c/a".into(), Vec::new(), String::new(), None);
@@ -133,8 +133,8 @@ mod tests {
     }
 
     /// A file that was written at [`WALL`], when the directory had been in use for 100 s.
-    fn file() -> Bytes {
-        SEAL.close(&entry(), &clocks(1, WALL, 100)).into()
+    fn file() -> Vec<u8> {
+        SEAL.close(&entry(), &clocks(1, WALL, 100))
     }
 
     /// For how many days it is stored when it is opened so: as far as is known, and at least.
@@ -147,7 +147,8 @@ mod tests {
     fn a_file_has_all_that_was_stored() {
         let read = SEAL.open(&file(), &clocks(1, WALL, 100)).expect("whole");
         assert!(read.is_same(&entry()) && read.key() == entry().key() && read.earlier.is_none());
-        assert_eq!((read.body(), read.last_modified()), (Bytes::from("body"), Some(HeaderValue::from_static("then"))));
+        assert_eq!(read.last_modified(), Some(HeaderValue::from_static("then")));
+        assert_eq!(read.body().iter().collect::<Vec<_>>().concat(), b"body");
     }
 
     #[test]
@@ -175,22 +176,30 @@ mod tests {
     fn a_file_that_is_written_again_is_as_old_as_before() {
         let later = clocks(2, 0, 200);
         let read = SEAL.open(&file(), &later).expect("whole");
-        let again = Bytes::from(SEAL.close(&read, &later));
+        let again = SEAL.close(&read, &later);
         let read = SEAL.open(&again, &clocks(2, WALL + 3 * DAY.cast_signed(), 200)).expect("whole");
         assert_eq!(read.stored_for(WALL + 3 * DAY.cast_signed()).as_secs() / DAY, 3);
         assert_eq!(read.ran_for().as_secs(), 100);
+    }
+
+    /// It was switched off before its clock was set.
+    #[test]
+    fn what_was_stored_in_1970_is_as_old_as_the_directory_says() {
+        let file = SEAL.close(&entry(), &clocks(1, 100, 100));
+        let stored_for = |in_use| SEAL.open(&file, &clocks(2, WALL, in_use)).expect("whole").stored_for(WALL).as_secs();
+        assert_eq!((stored_for(200), stored_for(100 + 8 * DAY)), (100, 8 * DAY));
     }
 
     #[test]
     fn every_damage_shows() {
         let (file, now) = (file(), clocks(1, WALL, 100));
         for length in 0..file.len() {
-            assert!(SEAL.open(&file.slice(..length), &now).is_none(), "cut at {length}");
+            assert!(SEAL.open(&file[..length], &now).is_none(), "cut at {length}");
         }
         for at in 0..file.len() {
-            let mut damaged = file.to_vec();
+            let mut damaged = file.clone();
             damaged[at] ^= 1;
-            assert!(SEAL.open(&damaged.into(), &now).is_none(), "byte {at}");
+            assert!(SEAL.open(&damaged, &now).is_none(), "byte {at}");
         }
         assert!(Seal { name: "other", ..SEAL }.open(&file, &now).is_none());
         assert!(Seal { origin: "http://other own", ..SEAL }.open(&file, &now).is_none());

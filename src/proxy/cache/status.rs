@@ -89,7 +89,15 @@ impl Cache {
             let seconds = away.as_secs();
             format!("the Controller has been away for {seconds} s: agents that fetch their configuration are given the stored one")
         });
-        self.without_disk.iter().cloned().chain(away).collect()
+        self.without_disk.iter().cloned().chain(self.with_anothers_files()).chain(away).collect()
+    }
+
+    /// What is wrong while another process has the files.
+    fn with_anothers_files(&self) -> Option<String> {
+        let directory = self.config.directory.as_deref().filter(|_| self.awaits_files())?.display();
+        Some(format!(
+            "another process has config_cache.directory {directory}: until it ends nothing is stored there; each sidecar needs one of its own"
+        ))
     }
 
     /// All stored answers that may be given, by path. Reads the files that were not read yet.
@@ -97,7 +105,8 @@ impl Cache {
         self.load_all().await;
         let listed = |Listed { entry, bytes, hits }: Listed| {
             let entry = entry.filter(|entry| entry.is_within(&self.config))?;
-            Some(StoredConfiguration { path: entry.key()?.target, age_seconds: entry.age().as_secs(), bytes, hits })
+            let path = entry.key()?.target;
+            Some(StoredConfiguration { path, age_seconds: entry.age().as_secs(), bytes, hits: hits.into() })
         };
         let mut list: Vec<_> = self.memory.lock().list().filter_map(listed).collect();
         list.sort_by(|a, b| (&a.path, a.age_seconds).cmp(&(&b.path, b.age_seconds)));
@@ -122,8 +131,8 @@ impl Cache {
             "an operator had configurations forgotten"
         );
         let directory = || self.config.directory.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
-        match &self.without_disk {
-            Some(problem) => Err(Unpurged::Unusable(problem.clone())),
+        match self.without_disk.clone().or_else(|| self.with_anothers_files()) {
+            Some(problem) => Err(Unpurged::Unusable(problem)),
             None if left > 0 => Err(Unpurged::Left { left, directory: directory() }),
             None => Ok(places.len()),
         }

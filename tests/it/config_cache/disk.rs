@@ -177,6 +177,12 @@ async fn a_directory_that_cannot_be_used_is_said_and_done_without() {
     assert!(ready.contains("config_cache.directory") && ready.contains("cannot be used"), "{ready}");
 }
 
+pub(super) async fn ready(program: &Program) -> String {
+    let mut admin = Client::connect(program.admin()).await;
+    admin.send("GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").await;
+    String::from_utf8(admin.rest().await).expect("text")
+}
+
 /// No descriptor is left: nothing is given, and nothing is lost.
 #[tokio::test]
 async fn what_cannot_be_read_is_missed_and_not_damaged() {
@@ -202,9 +208,11 @@ async fn what_cannot_be_read_is_missed_and_not_damaged() {
     eventually("the file", is_written).await;
 
     // It has the file, and has not read it.
-    let second = first.beside(&api, &heartbeat, &variables);
+    let (second, token) = (first.beside(&api, &heartbeat, &variables), first.token.clone());
+    drop(first);
+    eventually("the directory is its own", || async { !ready(&second).await.contains("another process") }).await;
     let mut client = Client::connect(second.address()).await;
-    client.send(request("GET", "/api/configs/other/toml", &format!("Authorization: Bearer {}\r\n", first.token))).await;
+    client.send(request("GET", "/api/configs/other/toml", &format!("Authorization: Bearer {token}\r\n"))).await;
     assert_eq!(client.reply().await.text(), "ok", "all of it has started");
     drop(api.kill().await);
     let pid = i32::try_from(second.pid()).ok().and_then(Pid::from_raw);
