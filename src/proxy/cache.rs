@@ -22,6 +22,7 @@ mod keep;
 mod key;
 mod memory;
 mod outdated;
+mod readings;
 mod seal;
 mod settings;
 mod shared;
@@ -55,6 +56,7 @@ use flight::Flights;
 use key::{Key, Part, path_part};
 use memory::Memory;
 use outdated::Answered;
+use readings::Readings;
 
 pub(super) use blocks::Blocks;
 pub use settings::CacheConfig;
@@ -82,6 +84,7 @@ pub struct Cache {
     without_disk: Option<String>,
     /// Something has to be written or removed.
     changed: Notify,
+    readings: Arc<Readings>,
     flights: Arc<Flights>,
     breaker: Arc<Breaker>,
     first_looks: FirstLooks,
@@ -135,6 +138,7 @@ impl Cache {
             disk,
             without_disk,
             changed: Notify::new(),
+            readings: Arc::default(),
             flights: Arc::default(),
             breaker: Arc::default(),
             first_looks: FirstLooks::default(),

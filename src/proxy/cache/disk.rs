@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use super::entry::{Entry, MAX_BODY};
 use super::key::Place;
@@ -124,13 +125,21 @@ impl Disk {
         self.awaits.load(Ordering::Relaxed)
     }
 
-    /// Reads for how long the directory was in use: up to this moment.
+    /// Reads for how long the directory was in use: up to this moment. Where that is not known, it was not.
     pub(super) fn read_clock(&self) {
-        let text = fs::read_to_string(self.directory.join(CLOCK)).unwrap_or_default();
-        let mut words = text.split_whitespace();
-        let seconds = words.next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+        let (seconds, is_swept) = match fs::read(self.directory.join(CLOCK)) {
+            Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(unseal).unwrap_or_else(|| {
+                let file = self.directory.join(CLOCK).display().to_string();
+                tracing::warn!(
+                    file,
+                    "for how long stored configurations were there is damaged, and counted anew: until then only the clock on the wall says how old they are"
+                );
+                (0, false)
+            }),
+            Err(_) => (0, false),
+        };
         self.used_before.store(seconds.saturating_sub(self.started.elapsed().as_secs()), Ordering::Relaxed);
-        self.swept.store(words.next() == Some(SWEPT), Ordering::Relaxed);
+        self.swept.store(is_swept, Ordering::Relaxed);
     }
 
     /// Whether the clock on the wall was set since this was asked last.
@@ -168,7 +177,7 @@ impl Disk {
             let file = file?;
             let name = file.file_name();
             let name = name.to_string_lossy();
-            if name.ends_with(UNFINISHED) {
+            if is_unfinished(&name) {
                 if claim.is_held() {
                     drop(fs::remove_file(file.path()));
                 }
@@ -235,8 +244,7 @@ impl Disk {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn tick(&self) -> io::Result<()> {
-        let swept = if self.is_swept() { SWEPT } else { "" };
-        self.put(CLOCK, format!("{} {swept}\n", self.clocks().in_use).as_bytes())
+        self.put(CLOCK, seal(self.clocks().in_use, self.is_swept()).as_bytes())
     }
 
     /// Where an answer is.
@@ -245,7 +253,7 @@ impl Disk {
     }
 
     fn clocks(&self) -> Clocks {
-        Clocks::read(self.used_before.load(Ordering::Relaxed) + self.started.elapsed().as_secs())
+        Clocks::read(self.used_before.load(Ordering::Relaxed).saturating_add(self.started.elapsed().as_secs()))
     }
 
     /// In the place of what was there, at once.
@@ -262,6 +270,22 @@ impl Disk {
         }
         written
     }
+}
+
+/// The text of [`CLOCK`]: seconds, maybe that there is nothing to sweep, and a checksum of that. By a damaged number all that is stored
+/// would be too old.
+fn seal(seconds: u64, is_swept: bool) -> String {
+    let said = if is_swept { format!("{seconds} {SWEPT}") } else { seconds.to_string() };
+    let checksum = Sha256::digest(&said);
+    format!("{said} {}\n", Hex(&checksum))
+}
+
+/// What it says. `None`: it is damaged.
+fn unseal(text: &str) -> Option<(u64, bool)> {
+    let mut words = text.split(' ');
+    let seconds = words.next()?.parse().ok()?;
+    let is_swept = words.next()? == SWEPT;
+    (seal(seconds, is_swept) == text).then_some((seconds, is_swept))
 }
 
 /// When the machine was started, by the clock on the wall: it moves when that is set.
@@ -283,6 +307,12 @@ fn is_own(file: &File) -> io::Result<bool> {
     Ok(metadata.is_file() && is_ours && metadata.mode() & 0o022 == 0)
 }
 
+/// Whether [`Disk::put`] has named it. What else lies there is somebody's.
+fn is_unfinished(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.strip_suffix(UNFINISHED).is_some_and(|name| name.len() == 16 && name.bytes().all(is_digit))
+}
+
 fn name(Place { path, subject, form }: &Place) -> String {
     format!("{}{}{}{SUFFIX}", Hex(path), Hex(subject), Hex(form))
 }
@@ -292,4 +322,50 @@ fn place(name: &str) -> Option<Place> {
     let part = |at: usize| u128::from_str_radix(digits.get(at * 32..(at + 1) * 32)?, 16).ok().map(u128::to_be_bytes);
     let place = Place { path: part(0)?, subject: part(1)?, form: part(2)? };
     (self::name(&place) == name).then_some(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_clock_is_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let in_use = || Disk::open(directory.path(), String::new()).expect("opens").clocks().in_use;
+        let write = |text: &str| fs::write(directory.path().join(CLOCK), text).expect("writes");
+        for is_swept in [false, true] {
+            let text = seal(86_400, is_swept);
+            write(&text);
+            assert_eq!((in_use(), unseal(&text)), (86_400, Some((86_400, is_swept))));
+            for at in 0..text.len() {
+                let mut damaged = text.clone().into_bytes();
+                damaged[at] ^= 1;
+                write(&String::from_utf8(damaged).expect("text"));
+                assert_eq!(in_use(), 0, "{at}");
+                write(&text[..at]);
+                assert_eq!(in_use(), 0, "cut at {at}");
+            }
+        }
+        write("86400\n");
+        assert_eq!(in_use(), 0);
+        write(&seal(u64::MAX, false));
+        let disk = Disk {
+            started: Instant::since_boot(std::time::Duration::ZERO),
+            ..Disk::open(directory.path(), String::new()).expect("opens")
+        };
+        assert_eq!(disk.clocks().in_use, u64::MAX, "and no overflow");
+    }
+
+    #[test]
+    fn only_what_was_left_unfinished_here_is_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Disk::open(directory.path(), String::new()).expect("opens");
+        let foreign = ["notes.new", "0123456789ABCDEF.new", "0123456789abcde.new", "0123456789abcdeg.new", ".new"];
+        for name in foreign.iter().chain(&["0123456789abcdef.new"]) {
+            fs::write(directory.path().join(name), b"x").expect("writes");
+        }
+        assert!(disk.list(&disk.claim.lock()).expect("lists").is_empty());
+        assert!(foreign.iter().all(|name| directory.path().join(name).exists()));
+        assert!(!directory.path().join("0123456789abcdef.new").exists());
+    }
 }

@@ -20,20 +20,25 @@ const INTERVAL: Duration = Duration::from_mins(1);
 /// How often it is looked whether the process before has left the files.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// A disk that takes longer to read a file is as good as one that has none.
-const MAX_READING: Duration = Duration::from_secs(1);
+/// So many files that nobody asked for are read at a time.
+const FILES_AT_ONCE: usize = 1000;
 
 impl Cache {
     /// Keeps files and memory in order. Never ends.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         let mut waits = tokio::time::interval(WAIT);
+        // Not at once: what is asked for first is read first.
+        let mut next = None;
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
                 _ = waits.tick(), if self.awaits_files() => {}
                 _ = ticks.tick() => {
-                    self.memory.lock().expire(&self.config);
+                    next = Some(match next {
+                        Some(first) => self.look_over(first).await,
+                        None => Place::default(),
+                    });
                     self.memory.lock().retry();
                     self.on_disk(|_, disk| if disk.claim.lock().is_held() { disk.tick() } else { Ok(()) }).await;
                 }
@@ -41,6 +46,16 @@ impl Cache {
             self.save().await;
             self.on_disk(Self::sweep).await;
         }
+    }
+
+    /// Forgets what is too old: where nobody has asked for it since the start, its file has to be read first. Some of these at a time,
+    /// from here on; says where to go on.
+    async fn look_over(self: &Arc<Self>, first: Place) -> Place {
+        let unread = self.memory.lock().unread_from(first, FILES_AT_ONCE);
+        let next = unread.get(FILES_AT_ONCE - 1).copied().unwrap_or_default();
+        self.read_all(unread).await;
+        self.memory.lock().expire(&self.config);
+        next
     }
 
     /// Brings the files to what memory says, if they are this process's.
@@ -130,22 +145,31 @@ impl Cache {
     /// Reads all files that were not read yet.
     pub(super) async fn load_all(self: &Arc<Self>) {
         let unread = self.memory.lock().all_unread();
+        self.read_all(unread).await;
+    }
+
+    async fn read_all(self: &Arc<Self>, places: Vec<Place>) {
         let cache = Arc::clone(self);
-        let reading = tokio::task::spawn_blocking(move || unread.iter().for_each(|place| cache.read(place)));
+        let reading = tokio::task::spawn_blocking(move || places.iter().for_each(|place| cache.read(place)));
         // A panic there is logged.
         drop(reading.await);
     }
 
     /// Reads the files that have to be, before it is looked what is stored of this.
     pub(super) async fn load(self: &Arc<Self>, key: &Key) {
-        let unread = self.memory.lock().unread(key);
-        if unread.is_empty() {
+        if self.memory.lock().unread(key).is_empty() {
             return;
         }
-        let cache = Arc::clone(self);
-        let reading = tokio::task::spawn_blocking(move || unread.iter().for_each(|place| cache.read(place)));
-        // One that takes too long goes on, and is there for who asks next.
-        drop(tokio::time::timeout(MAX_READING, reading).await);
+        let mut reading = self.readings.join(key.place, |under_way| {
+            let (cache, key) = (Arc::clone(self), key.clone());
+            tokio::spawn(async move {
+                let _turn = cache.readings.turn().await;
+                let unread = cache.memory.lock().unread(&key);
+                cache.read_all(unread).await;
+                drop(under_way);
+            });
+        });
+        reading.end().await;
     }
 
     fn read(&self, place: &Place) {
@@ -198,6 +222,31 @@ mod tests {
     use super::*;
     use crate::clock::Instant;
     use crate::upstream::Upstreams;
+
+    /// An agent whose configuration it was may never ask again.
+    #[tokio::test]
+    async fn what_nobody_asks_for_is_not_kept_for_longer_than_the_rest() {
+        let (directory, api) = (tempfile::tempdir().expect("a directory"), Upstreams::default().api);
+        let max_age = Duration::from_secs(10);
+        let config = CacheConfig { directory: Some(directory.path().to_owned()), max_age, ..CacheConfig::default() };
+        let earlier = Disk::open(directory.path(), super::super::origin(&api)).expect("opens");
+        for (target, age) in [("/c/old", 20), ("/c/older", 30), ("/c/new", 0)] {
+            let key = Key::new(target.to_owned(), Vec::new(), String::new(), None);
+            let at = Instant::now().checked_sub(Duration::from_secs(age)).expect("it runs for longer");
+            let (asked, fields) = (HeaderMap::new(), HeaderMap::new());
+            let entry = Entry::new(&key, (at, &asked), (StatusCode::OK, &fields), b"x").expect("is for all");
+            earlier.write(&key.place, &entry).expect("writes");
+        }
+        drop(earlier);
+        let cache = Arc::new(Cache::open(config, &api));
+        assert_eq!((cache.status().entries, cache.status().oldest), (3, None));
+        assert_eq!(cache.look_over(Place::default()).await, Place::default(), "there are no more");
+        cache.save().await;
+        assert_eq!(cache.status().entries, 1);
+        assert!(cache.status().oldest.is_some(), "it is known how old it is");
+        let files = fs::read_dir(directory.path()).expect("a directory").map(|file| file.expect("one").file_name());
+        assert_eq!(files.filter(|name| name.to_string_lossy().ends_with(".config")).count(), 1);
+    }
 
     #[tokio::test]
     async fn what_an_earlier_version_stored_with_a_token_in_its_question_is_removed() {

@@ -28,7 +28,7 @@ pub(super) struct Key {
 
 /// Where an answer is found: by its path, then by the query and the credential, then by the form that was asked for. So what is stored
 /// of one path is together, and so is what differs in form only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place {
     pub(super) path: Part,
     pub(super) subject: Part,

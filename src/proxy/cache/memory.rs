@@ -12,7 +12,6 @@ use super::CacheConfig;
 use super::entry::Entry;
 use super::key::{Key, Part, Place};
 use super::outdated::{Answered, Outdated};
-use crate::clock::Instant;
 
 /// What an entry takes besides its own bytes: its place in the map, what knows of its memory, and what an allocator loses in all of that.
 const OVERHEAD: usize = 512;
@@ -23,7 +22,8 @@ const ELDERS: usize = 16;
 /// Forms of one answer that are stored: more differ in what no agent says, and each is looked at for every request.
 const MAX_FORMS: usize = 16;
 
-/// A file that says the same is written again after so long: until then it only makes the answer look older than it is.
+/// A file that says the same is written again where it was asked for so much earlier, or an eighth of `max_age`: until then it only
+/// makes the answer look older than it is.
 const REWRITE: Duration = Duration::from_hours(1);
 
 /// The stored answers.
@@ -67,8 +67,8 @@ struct Slot {
     content: Content,
     used: u64,
     hits: u32,
-    /// When its file was written: seconds since the machine's start.
-    saved_at: Option<NonZeroU32>,
+    /// When what its file says was asked for, in seconds since the machine's start; `None`: before that, or it is not known.
+    saved: Option<NonZeroU32>,
 }
 
 #[derive(Debug)]
@@ -146,6 +146,12 @@ impl Memory {
         self.slots(key).filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
     }
 
+    /// So many of the files that were not read yet, from this one on.
+    pub(super) fn unread_from(&self, first: Place, count: usize) -> Vec<Place> {
+        let unread = self.entries.range(first..).filter(|(_, slot)| slot.entry().is_none());
+        unread.map(|(place, _)| *place).take(count).collect()
+    }
+
     /// The files that were not read yet.
     pub(super) fn all_unread(&self) -> Vec<Place> {
         self.entries.iter().filter(|(_, slot)| slot.entry().is_none()).map(|(place, _)| *place).collect()
@@ -169,11 +175,13 @@ impl Memory {
         let before = self.entries.get(&place);
         let hits = before.map_or(0, |slot| slot.hits);
         let is_same = before.and_then(Slot::entry).is_some_and(|before| before.is_same(&entry));
-        let is_recent =
-            |saved_at: &NonZeroU32| u64::from(now().get().saturating_sub(saved_at.get())) < REWRITE.as_secs();
-        let saved_at = before.and_then(|slot| slot.saved_at).filter(|saved_at| is_same && is_recent(saved_at));
-        self.put(place, Content::Entry(entry), hits, saved_at);
-        if saved_at.is_none() {
+        let rewrite = REWRITE.min(bounds.max_age / 8);
+        let is_recent = |saved: &NonZeroU32| {
+            entry.asked_at.uptime().saturating_sub(Duration::from_secs(saved.get().into())) < rewrite
+        };
+        let saved = before.and_then(|slot| slot.saved).filter(|saved| is_same && is_recent(saved));
+        self.put(place, Content::Entry(entry), hits, saved);
+        if saved.is_none() {
             self.unsave(place);
         }
         self.make_room(bounds);
@@ -209,7 +217,7 @@ impl Memory {
 
     /// There is a file of so many bytes.
     pub(super) fn found(&mut self, place: Place, bytes: usize, bounds: &CacheConfig) {
-        self.put(place, Content::Unread(bytes), 0, Some(now()));
+        self.put(place, Content::Unread(bytes), 0, None);
         self.make_room(bounds);
     }
 
@@ -251,6 +259,7 @@ impl Memory {
             Some((key, entry)) => {
                 self.drop_unlike(&key, &place, &entry);
                 if let Some(slot) = self.entries.get_mut(&place) {
+                    slot.saved = asked_in(&entry);
                     slot.content = Content::Entry(Arc::new(entry));
                     self.bytes = self.bytes - bytes + slot.size();
                 }
@@ -260,10 +269,10 @@ impl Memory {
         true
     }
 
-    fn put(&mut self, place: Place, content: Content, hits: u32, saved_at: Option<NonZeroU32>) {
+    fn put(&mut self, place: Place, content: Content, hits: u32, saved: Option<NonZeroU32>) {
         self.take(&place);
         self.uses += 1;
-        let slot = Slot { content, used: self.uses, hits, saved_at };
+        let slot = Slot { content, used: self.uses, hits, saved };
         self.bytes += slot.size();
         self.entries.insert(place, slot);
     }
@@ -375,8 +384,9 @@ impl Memory {
         let place = unsaved.removals.pop_first().or_else(|| unsaved.writes.pop_first())?;
         let slot = self.entries.get_mut(&place);
         let entry = slot.and_then(|slot| {
-            slot.saved_at = Some(now());
-            slot.entry().cloned()
+            let entry = slot.entry().cloned()?;
+            slot.saved = asked_in(&entry);
+            Some(entry)
         });
         Some((place, entry))
     }
@@ -418,10 +428,10 @@ impl Slot {
     }
 }
 
-/// Seconds since the machine's start.
-fn now() -> NonZeroU32 {
-    let seconds = u32::try_from(Instant::now().uptime().as_secs());
-    seconds.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+/// At which second since the machine's start it was asked for; `None`: before that.
+fn asked_in(entry: &Entry) -> Option<NonZeroU32> {
+    let seconds = u32::try_from(entry.asked_at.uptime().as_secs()).ok();
+    seconds.and_then(NonZeroU32::new).filter(|_| entry.earlier.is_none())
 }
 
 impl Told {
@@ -441,6 +451,7 @@ mod tests {
     use http::header::{LAST_MODIFIED, VARY};
 
     use super::*;
+    use crate::clock::Instant;
 
     fn key(target: &str) -> Key {
         Key::new(target.to_owned(), Vec::new(), String::new(), None)
@@ -562,6 +573,39 @@ mod tests {
         assert!(memory.has(&key, &region("us"), &bounds) && !memory.has(&key, &region("asia"), &bounds));
         assert_eq!(memory.next_unsaved().map(|(place, entry)| (place, entry.is_some())), Some((places[1], false)));
         assert_sound(&memory);
+    }
+
+    /// Else what is fetched each time would be too old after a restart.
+    #[test]
+    fn a_file_is_written_again_when_what_it_says_is_old() {
+        let key = key("/c/a");
+        let bounds = CacheConfig { max_age: Duration::from_secs(80), ..bounds(1 << 20, 100) };
+        let asked = |seconds| {
+            let at = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("it runs for longer");
+            let mut fields = HeaderMap::new();
+            fields.insert(LAST_MODIFIED, HeaderValue::from_static("then"));
+            Entry::new(&key, (at, &HeaderMap::new()), (StatusCode::OK, &fields), b"x")
+                .map(Arc::new)
+                .expect("is for all")
+        };
+        let is_written = |memory: &mut Memory| memory.next_unsaved().is_some();
+        for earlier_run in [false, true] {
+            let mut memory = Memory::with_files(true);
+            match earlier_run {
+                true => {
+                    memory.found(key.place, 100, &bounds);
+                    assert!(memory.read(key.place, Arc::into_inner(asked(20))));
+                }
+                false => {
+                    memory.insert(&key, asked(20), &bounds);
+                    assert!(is_written(&mut memory));
+                }
+            }
+            memory.insert(&key, asked(15), &bounds);
+            assert!(!is_written(&mut memory), "it says the same, and is not much younger");
+            memory.insert(&key, asked(0), &bounds);
+            assert!(is_written(&mut memory), "the file is of 20 s ago");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::{MODIFIED, PATH, assert_stored, cached, configuration, fetched, is_away, with};
@@ -200,12 +201,11 @@ async fn what_cannot_be_read_is_missed_and_not_damaged() {
     api.next(Script::reply(configuration("interval = 1")));
     client.send(&fetch).await;
     assert_eq!(client.reply().await.text(), "interval = 1");
-    let is_written = || async {
-        let mut files =
-            fs::read_dir(directory.path()).expect("a directory").map(|entry| entry.expect("an entry").path());
-        files.any(|path| path.extension().is_some_and(|extension| extension == "config"))
+    let written = || {
+        let files = fs::read_dir(directory.path()).expect("a directory").map(|entry| entry.expect("an entry").path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "config")).count()
     };
-    eventually("the file", is_written).await;
+    eventually("the file", || async { written() == 1 }).await;
 
     // It has the file, and has not read it.
     let (second, token) = (first.beside(&api, &heartbeat, &variables), first.token.clone());
@@ -214,6 +214,7 @@ async fn what_cannot_be_read_is_missed_and_not_damaged() {
     let mut client = Client::connect(second.address()).await;
     client.send(request("GET", "/api/configs/other/toml", &format!("Authorization: Bearer {token}\r\n"))).await;
     assert_eq!(client.reply().await.text(), "ok", "all of it has started");
+    eventually("nothing is to be written any more", || async { written() == 2 }).await;
     drop(api.kill().await);
     let pid = i32::try_from(second.pid()).ok().and_then(Pid::from_raw);
     let maximum = getrlimit(Resource::Nofile).maximum; // inherited
@@ -237,9 +238,14 @@ async fn what_was_not_written_to_its_end_is_removed() {
     let site = on_disk().start().await;
     fetched(&site, PATH, "interval = 1").await;
     is_away(&site);
-    let unfinished = site.directory().join("configs").join("0123456789abcdef.new");
-    let site = site.restart_after(|| fs::write(&unfinished, b"TGCACHE1").expect("writes")).await;
+    let configs = site.directory().join("configs");
+    let (unfinished, foreign) = (configs.join("0123456789abcdef.new"), configs.join("notes.new"));
+    let site = site.restart_after(|| {
+        [&unfinished, &foreign].into_iter().for_each(|file| fs::write(file, b"TGCACHE1").expect("writes"));
+    });
+    let site = site.await;
     site.replica_is_current().await;
+    assert!(foreign.exists(), "it is somebody else's");
     assert!(!site.directory().join("configs").join("0123456789abcdef.new").exists());
     assert_stored(&site.get(PATH, &site.agent).await, "interval = 1");
 }
@@ -307,4 +313,30 @@ async fn a_purge_that_leaves_files_says_so() {
     fs::remove_dir(&file).expect("removes");
     let purged = super::operators::tollgate(&site, &["cache", "purge", one]).await;
     assert_eq!(String::from_utf8_lossy(&purged.stdout), "1 forgotten\n", "what is left can be tried again");
+}
+
+/// A pipe that nobody writes to is read for as long as a file of a disk that hangs.
+#[tokio::test]
+async fn a_file_whose_reading_hangs_is_read_once() {
+    let site = on_disk().start().await;
+    fetched(&site, PATH, "interval = 1").await;
+    within_files(&site, 1).await;
+    is_away(&site);
+    let file = files(&site).remove(0);
+    let pipe = file.clone();
+    let site = site.restart_after(move || {
+        fs::remove_file(&pipe).expect("removes");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("makes");
+    });
+    let site = site.await;
+    site.replica_is_current().await;
+    for _ in 0..3 {
+        assert_eq!(site.get(PATH, &site.agent).await.status(), 503);
+    }
+    // All that read it are let go, and find that it is none of its files.
+    let writer = tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(file));
+    let _writer = writer.await.expect("runs").expect("opens");
+    let damaged = || async { site.metric("tollgate_config_cache_damaged_total").await };
+    eventually("they are let go", || async { damaged().await != "0" }).await;
+    assert_eq!(damaged().await, "1");
 }
