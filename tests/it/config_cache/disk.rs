@@ -201,12 +201,11 @@ async fn what_cannot_be_read_is_missed_and_not_damaged() {
     api.next(Script::reply(configuration("interval = 1")));
     client.send(&fetch).await;
     assert_eq!(client.reply().await.text(), "interval = 1");
-    let is_written = || async {
-        let mut files =
-            fs::read_dir(directory.path()).expect("a directory").map(|entry| entry.expect("an entry").path());
-        files.any(|path| path.extension().is_some_and(|extension| extension == "config"))
+    let written = || {
+        let files = fs::read_dir(directory.path()).expect("a directory").map(|entry| entry.expect("an entry").path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "config")).count()
     };
-    eventually("the file", is_written).await;
+    eventually("the file", || async { written() == 1 }).await;
 
     // It has the file, and has not read it.
     let (second, token) = (first.beside(&api, &heartbeat, &variables), first.token.clone());
@@ -215,6 +214,7 @@ async fn what_cannot_be_read_is_missed_and_not_damaged() {
     let mut client = Client::connect(second.address()).await;
     client.send(request("GET", "/api/configs/other/toml", &format!("Authorization: Bearer {token}\r\n"))).await;
     assert_eq!(client.reply().await.text(), "ok", "all of it has started");
+    eventually("nothing is to be written any more", || async { written() == 2 }).await;
     drop(api.kill().await);
     let pid = i32::try_from(second.pid()).ok().and_then(Pid::from_raw);
     let maximum = getrlimit(Resource::Nofile).maximum; // inherited
@@ -240,12 +240,10 @@ async fn what_was_not_written_to_its_end_is_removed() {
     is_away(&site);
     let configs = site.directory().join("configs");
     let (unfinished, foreign) = (configs.join("0123456789abcdef.new"), configs.join("notes.new"));
-    let write = || [&unfinished, &foreign].map(|file| fs::write(file, b"TGCACHE1").expect("writes"));
-    let site = site
-        .restart_after(|| {
-            write();
-        })
-        .await;
+    let site = site.restart_after(|| {
+        [&unfinished, &foreign].into_iter().for_each(|file| fs::write(file, b"TGCACHE1").expect("writes"));
+    });
+    let site = site.await;
     site.replica_is_current().await;
     assert!(foreign.exists(), "it is somebody else's");
     assert!(!site.directory().join("configs").join("0123456789abcdef.new").exists());
