@@ -112,7 +112,7 @@ async fn what_was_done_is_told_by_the_last_click() {
             false => client.get(&shown).await,
         };
         let mut form = form.trim_end_matches("x=").to_owned();
-        for name in ["once", "fingerprint"] {
+        for name in ["once", "fingerprint", "version"] {
             if page.body.contains(&format!("name=\"{name}\"")) {
                 form = format!("{form}&{name}={}", page.hidden(name));
             }
