@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::args::Format;
 use super::journal::{Prioritised, is_journal};
-use super::output::{Output, Unheard, may_colour};
+use super::output::{Output, Unheard, may_colour, note};
 use super::{Globals, control, usage};
 use crate::app::Reread;
 use crate::audit;
@@ -170,6 +170,9 @@ struct Running {
 fn compared(config: &Config) -> anyhow::Result<String> {
     let running: Running = control::demand(config.admin.address, "GET", "/config")?;
     let Changes { reloaded, restart } = Changes::between(&running.values, &config.values());
+    if !(reloaded.is_empty() && restart.is_empty()) {
+        note("read with this command's TOLLGATE_ variables and flags; the sidecar reads with those that it was started with");
+    }
     let listed = |title: &str, keys: Vec<String>| match keys.is_empty() {
         true => format!("{title}: nothing\n"),
         false => format!("{title}:\n{}", keys.iter().map(|key| format!("  {key}\n")).collect::<String>()),

@@ -9,6 +9,7 @@ use super::when::counted;
 use crate::console::api::problem::Problem;
 use crate::proxy::refusal::Refusal;
 use crate::registry::RegistryError;
+use crate::store::StoreError;
 
 /// A request that was refused or failed.
 #[derive(Debug)]
@@ -108,7 +109,10 @@ impl From<Problem> for Trouble {
 
 impl From<RegistryError> for Trouble {
     fn from(error: RegistryError) -> Self {
-        Problem::from(error).into()
+        match error {
+            RegistryError::Store(error) => error.into(),
+            error => Problem::from(error).into(),
+        }
     }
 }
 
@@ -125,9 +129,16 @@ impl From<Refusal> for Trouble {
     }
 }
 
-impl From<crate::store::StoreError> for Trouble {
-    fn from(error: crate::store::StoreError) -> Self {
-        Problem::from(error).into()
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        let is_away = matches!(error, StoreError::Unavailable { .. });
+        let mut trouble = Self::from(Problem::from(error));
+        if is_away {
+            // Where the store is, and how it is asked, is for whoever reads the log.
+            trouble.detail =
+                "The store of tokens and users does not answer; the log says why. Nothing was done.".to_owned();
+        }
+        trouble
     }
 }
 
