@@ -171,7 +171,9 @@ fn compared(config: &Config) -> anyhow::Result<String> {
     let running: Running = control::demand(config.admin.address, "GET", "/config")?;
     let Changes { reloaded, restart } = Changes::between(&running.values, &config.values());
     if !(reloaded.is_empty() && restart.is_empty()) {
-        note("read with this command's TOLLGATE_ variables and flags; the sidecar reads with those that it was started with");
+        note(
+            "read with this command's TOLLGATE_ variables and flags; the sidecar reads with those that it was started with",
+        );
     }
     let listed = |title: &str, keys: Vec<String>| match keys.is_empty() {
         true => format!("{title}: nothing\n"),

@@ -26,7 +26,10 @@ async fn both_tokens_work_during_the_overlap_and_a_forgotten_agent_shows_afterwa
     let metric = format!("tollgate_late_requests_total{{token=\"{}\"}}", site.agent.id);
     assert_eq!(site.metric(&metric).await, "3");
     let details = async |id| site.registry.token(&operator(), id).await.expect("exists");
-    eventually("the report that tells of it", || async { details(new.id).await.predecessor_late.is_some() }).await;
+    eventually("the report that tells of all of it", || async {
+        details(new.id).await.predecessor_late.is_some_and(|late| late.requests == 3)
+    })
+    .await;
     let (old, new) = (details(site.agent.id).await, details(new.id).await);
     assert_eq!((old.late.as_ref(), &old.predecessor_late), (new.predecessor_late.as_ref(), &None));
     let late = old.late.expect("it was used");

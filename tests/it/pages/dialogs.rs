@@ -1,6 +1,7 @@
 //! What asks first, by the keyboard and by hasty clicks.
 
 use super::*;
+use crate::harness::eventually;
 
 const ENTER: &str = "\u{e007}";
 const ESCAPE: &str = "\u{e00c}";
@@ -13,10 +14,8 @@ async fn focus(browser: &Browser) -> String {
     browser.script(name).await.as_str().expect("a name").to_owned()
 }
 
-async fn until_closed(browser: &Browser) {
-    while browser.count("dialog").await > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+pub(super) async fn until_closed(browser: &Browser) {
+    eventually("no dialog", || async { browser.count("dialog").await == 0 }).await;
 }
 
 #[tokio::test]
