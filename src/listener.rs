@@ -29,7 +29,7 @@ use crate::proxy::{Current, Network};
 use crate::tls::{self, Ends, ServerTls, TlsConfig, TlsError};
 
 pub(crate) use address::ListenAddress;
-pub(crate) use bind::{BindError, Bound, ListeningSocket, SocketFile, bind, in_use};
+pub(crate) use bind::{BindError, Bound, FileIdentity, ListeningSocket, SocketFile, bind, in_use};
 pub(crate) use inherit::{HeldSocket, Inherited, Label, Purpose};
 pub(crate) use settings::ListenerConfig;
 

@@ -339,7 +339,7 @@ mod tests {
             purpose: Purpose::Admin,
             configured: "127.0.0.1:0".to_owned(),
             bound: address.to_string(),
-            owns_file: false,
+            file: None,
         };
         let mut client = std::net::TcpStream::connect(address).expect("waits");
         let drained = State { drained: true, ..State::default() };

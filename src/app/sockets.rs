@@ -14,8 +14,8 @@ use super::handover::{Handed, Predecessor, State};
 use crate::admin::{Admin, AdminConfig};
 use crate::config::Config;
 use crate::listener::{
-    self, BindError, Bound, Inherited, Label, ListenAddress, ListenerConfig, ListeningSocket, Opening, Purpose,
-    SocketFile, Stage,
+    self, BindError, Bound, FileIdentity, Inherited, Label, ListenAddress, ListenerConfig, ListeningSocket, Opening,
+    Purpose, SocketFile, Stage,
 };
 use crate::lock::RwLock;
 
@@ -26,7 +26,7 @@ pub(super) struct Sockets {
     agents: Vec<(Bound, usize)>,
     pub admin: AdminListener,
     /// Files of Unix sockets on which the process before listened, and this one does not.
-    left: Vec<PathBuf>,
+    left: Vec<(PathBuf, FileIdentity)>,
 }
 
 /// What there was before the process started.
@@ -122,7 +122,7 @@ impl Sockets {
             purpose: Purpose::Admin,
             configured: self.admin.configured.to_string(),
             bound: self.admin.address.to_string(),
-            owns_file: false,
+            file: None,
         };
         let agents = self.agents.iter().flat_map(|(bound, _)| bound.labelled());
         let all = agents.chain([(admin, self.admin.socket.as_fd())]);
@@ -135,8 +135,8 @@ impl Sockets {
     /// When one of them cannot be this process's.
     pub(super) fn claim(&mut self) -> Result<(), BindError> {
         self.agents.iter_mut().try_for_each(|(bound, _)| bound.claim())?;
-        for path in self.left.drain(..) {
-            drop(SocketFile::at(path));
+        for (path, file) in self.left.drain(..) {
+            drop(SocketFile::of(path, file));
         }
         Ok(())
     }

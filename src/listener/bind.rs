@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::inherit::{HeldSocket, Inherited, Label, Purpose};
@@ -109,7 +109,7 @@ impl Bound {
                 purpose: Purpose::Agents,
                 configured: self.configured.to_string(),
                 bound: self.address.to_string(),
-                owns_file: self.file.is_some(),
+                file: self.file.as_ref().and_then(|file| file.identity),
             };
             (label, socket.as_fd())
         })
@@ -160,23 +160,39 @@ impl Bound {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
-    /// The mode that it shall have, and has not yet.
-    mode: Option<u32>,
+    identity: Option<FileIdentity>,
+    /// What it is, of the process that accepts still, and the mode that it shall have.
+    given: Option<(FileIdentity, u32)>,
 }
+
+/// A file's device and inode: another one in its place is not it.
+pub(crate) type FileIdentity = (u64, u64);
 
 impl SocketFile {
     /// The one that is there.
     pub(crate) fn at(path: PathBuf) -> Self {
         let identity = identity(&path);
-        Self { path, identity, mode: None }
+        Self { path, identity, given: None }
+    }
+
+    /// This one, if it is there still.
+    pub(crate) fn of(path: PathBuf, file: FileIdentity) -> Self {
+        Self { path, identity: Some(file), given: None }
     }
 
     fn claim(&mut self) -> io::Result<()> {
-        if let Some(mode) = self.mode.take() {
-            fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))?;
+        if let Some((file, mode)) = self.given.take() {
+            // By a descriptor of what lies there itself, which a link in its place does not lead elsewhere.
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let there = openat(CWD, &self.path, flags, Mode::empty())?;
+            let found = fstat(&there)?;
+            if (found.st_dev, found.st_ino) != file {
+                return Err(io::Error::other("another file has been put in the place of the socket"));
+            }
+            let there = format!("/proc/self/fd/{}", there.as_raw_fd());
+            fs::set_permissions(there, fs::Permissions::from_mode(mode))?;
+            self.identity = Some(file);
         }
-        self.identity = identity(&self.path);
         Ok(())
     }
 }
@@ -195,8 +211,8 @@ pub(crate) fn bind(
     let configured = &listener.address;
     let failed = |source| BindError { address: configured.clone(), source };
     let mut given = inherited.take(Purpose::Agents, configured);
-    // A Unix socket whose file was removed is reached by nobody.
-    given.retain(|held| held.own_file().is_none_or(|path| identity(&path).is_some()));
+    // A Unix socket whose file was removed, or replaced, is reached by nobody.
+    given.retain(|held| held.own_file().is_none_or(|(path, file)| identity(&path) == Some(file)));
     if !given.is_empty() {
         return Ok(adopt(given, listener, workers));
     }
@@ -260,7 +276,8 @@ fn adopt(given: Vec<HeldSocket>, listener: &ListenerConfig, workers: usize) -> V
             None => {
                 let (address, configured) = (held.address, listener.address.clone());
                 // It is that of who listened before, still.
-                let file = file.map(|path| SocketFile { path, identity: None, mode: Some(listener.mode()) });
+                let given = |file| Some((file, listener.mode()));
+                let file = file.map(|(path, file)| SocketFile { path, identity: None, given: given(file) });
                 all.push(Bound { address, sockets: vec![held.socket], listening: 1, file, configured });
             }
         }
@@ -324,7 +341,7 @@ fn check_replaceable(path: &Path) -> io::Result<()> {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<FileIdentity> {
     fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 

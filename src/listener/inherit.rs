@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockRef};
 
-use super::{ListenAddress, ListeningSocket};
+use super::{FileIdentity, ListenAddress, ListeningSocket};
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +30,9 @@ pub(crate) struct Label {
     pub configured: String,
     /// What it is bound to. A Unix socket does not know itself: it was bound under another name.
     pub bound: String,
-    /// Whether the file of a Unix socket is the process's to remove.
-    pub owns_file: bool,
+    /// The file of a Unix socket, if it is the process's to remove.
+    #[serde(default)]
+    pub file: Option<FileIdentity>,
 }
 
 /// A socket that listens, and what it is.
@@ -43,8 +44,8 @@ pub(crate) struct HeldSocket {
     pub address: ListenAddress,
     /// The socket itself.
     pub socket: ListeningSocket,
-    /// Whether the file of a Unix socket is the process's to remove.
-    pub owns_file: bool,
+    /// The file of a Unix socket, if it is the process's to remove.
+    pub file: Option<FileIdentity>,
 }
 
 /// Sockets that nobody listens on here yet.
@@ -58,8 +59,8 @@ impl HeldSocket {
     /// When it is no listening socket of a kind that listeners have.
     pub(crate) fn labelled(socket: OwnedFd, label: Label) -> io::Result<Self> {
         let address = label.bound.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let owns_file = label.owns_file;
-        Ok(Self { label: Some(label), address, owns_file, ..Self::unlabelled(socket)? })
+        let file = label.file;
+        Ok(Self { label: Some(label), address, file, ..Self::unlabelled(socket)? })
     }
 
     /// A socket of which nothing is said but what it says itself.
@@ -83,7 +84,7 @@ impl HeldSocket {
                 (ListenAddress::Tcp(address), ListeningSocket::Tcp(socket.into()))
             }
         };
-        Ok(Self { label: None, address, socket, owns_file: false })
+        Ok(Self { label: None, address, socket, file: None })
     }
 
     fn is_for(&self, purpose: Purpose, address: &ListenAddress) -> bool {
@@ -94,10 +95,10 @@ impl HeldSocket {
         }
     }
 
-    /// The path of a Unix socket whose file is this process's to remove.
-    pub(crate) fn own_file(&self) -> Option<PathBuf> {
+    /// The path of a Unix socket whose file is this process's to remove, and what lay there then.
+    pub(crate) fn own_file(&self) -> Option<(PathBuf, FileIdentity)> {
         match &self.address {
-            ListenAddress::Unix(path) if self.owns_file => Some(path.clone()),
+            ListenAddress::Unix(path) => Some((path.clone(), self.file?)),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -208,8 +209,18 @@ async fn the_snapshot_file_comes_to_the_latest_in_the_end() {
     api.until("the request", |seen| seen.requests.len() == 1).await;
     line.take_over().await;
     line.take_over().await;
-    line.says("stopped").await;
-    line.says("another process has the snapshot file still: this one goes on without one until that has ended").await;
+    // The second says the one, the third the other.
+    let mut awaited = vec![
+        "stopped",
+        "another process has the snapshot file still: this one goes on without one until that has ended",
+    ];
+    within("both", async {
+        while !awaited.is_empty() {
+            let said = line.log.recv().await.expect("it is said");
+            awaited.retain(|message| said["fields"]["message"] != *message);
+        }
+    })
+    .await;
     assert_eq!(id_beside(), first_id);
     pieces.send(ok("finished").into_bytes()).await.expect("takes it");
     assert_eq!(running.reply().await.text(), "finished");
@@ -217,4 +228,26 @@ async fn the_snapshot_file_comes_to_the_latest_in_the_end() {
     eventually("one sidecar is left", || async { ids(&line).len() == 1 }).await;
     let third_id = ids(&line).pop();
     eventually("it is the third one's", || async { id_beside() == third_id && snapshot.exists() }).await;
+}
+
+/// Somebody has put a link where the socket was.
+#[tokio::test]
+async fn what_lies_in_the_place_of_a_socket_is_left_alone() {
+    let (api, heartbeat) = (Upstream::start().await, Upstream::start().await);
+    let (directory, token) = registry();
+    let (path, victim) = (directory.path().join("agents.sock"), directory.path().join("victim"));
+    fs::write(&victim, "theirs").expect("writes");
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).expect("may");
+    let unix = format!("[[listener]]\naddress = 'unix:{}'\nmode = '0666'\n", path.display());
+    let listeners = format!("[[listener]]\naddress = '127.0.0.1:0'\n{unix}[admin]\naddress = '127.0.0.1:0'\n");
+    let mut line = Line::with(directory, token, &configuration(&api, &heartbeat, &listeners, ""), |_| {}).await;
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    fs::remove_file(&path).expect("removes");
+    std::os::unix::fs::symlink(&victim, &path).expect("links");
+    line.signal(Signal::USR2);
+    line.says("nobody has taken over: serving on").await;
+    assert_eq!((mode(&victim), line.answers().await), (0o600, 200));
+    fs::remove_file(&path).expect("removes");
+    line.take_over().await;
+    assert_eq!((mode(&path), mode(&victim), line.answers().await), (0o666, 0o600, 200), "it is opened anew");
 }
