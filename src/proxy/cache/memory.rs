@@ -51,15 +51,16 @@ struct Unsaved {
     told: Option<Told>,
 }
 
-/// Of which paths the Controller has said something to this process: what another one stored of them is not true any more.
+/// Of what the Controller has said something to this process that is not stored: what another one stored of it is not true any more.
 #[derive(Debug)]
 enum Told {
-    Paths(BTreeSet<Part>),
+    /// Of these paths, or of one question each: its subject.
+    Some(BTreeSet<(Part, Option<Part>)>),
     /// Of all, or of too many to remember.
     All,
 }
 
-/// So many paths are remembered. Two processes have one directory for a moment only.
+/// So many of them are remembered. Two processes have one directory for a moment only.
 const MAX_TOLD: usize = 10_000;
 
 #[derive(Debug)]
@@ -90,7 +91,7 @@ pub(super) struct Listed {
 impl Memory {
     /// With files for all that is stored, which are this process's or not yet.
     pub(super) fn with_files(are_own: bool) -> Self {
-        let told = (!are_own).then(|| Told::Paths(BTreeSet::new()));
+        let told = (!are_own).then(|| Told::Some(BTreeSet::new()));
         Self { unsaved: Some(Unsaved { told, ..Unsaved::default() }), ..Self::default() }
     }
 
@@ -165,7 +166,6 @@ impl Memory {
             return;
         }
         self.drop_unlike(key, &place, &entry);
-        self.is_told(Some(place.path));
         let others = || self.slots(key).filter(|(other, _)| **other != place);
         if others().count() >= MAX_FORMS
             && let Some(oldest) = others().min_by_key(|(_, slot)| slot.used).map(|(other, _)| *other)
@@ -181,7 +181,8 @@ impl Memory {
         };
         let saved = before.and_then(|slot| slot.saved).filter(|saved| is_same && is_recent(saved));
         self.put(place, Content::Entry(entry), hits, saved);
-        if saved.is_none() {
+        // What another process has in its file meanwhile is not known.
+        if saved.is_none() || self.is_beside() {
             self.unsave(place);
         }
         self.make_room(bounds);
@@ -198,7 +199,10 @@ impl Memory {
     pub(super) fn outdate(&mut self, key: &Key, answered: Answered) {
         self.drop_forms(key, |_, form| form.is_none_or(|form| answered.outdates(form)));
         self.outdated.answered(&key.place, answered);
-        self.is_told(Some(key.place.path));
+        // A form that is left was compared with it, and is true.
+        if self.slots(key).next().is_none() {
+            self.is_told(Some((key.place.path, Some(key.place.subject))));
+        }
     }
 
     /// Forgets the other forms that were modified at another time.
@@ -230,7 +234,7 @@ impl Memory {
         let read: Vec<Place> = self.entries.keys().filter(is_read).copied().collect();
         read.iter().for_each(|place| self.take(place));
         for (place, bytes) in files {
-            let is_told = told.as_ref().is_some_and(|told| told.has(&place.path));
+            let is_told = told.as_ref().is_some_and(|told| told.has(&place));
             match self.entries.contains_key(&place) {
                 true => {} // it is written over
                 false if is_told => self.unsave(place),
@@ -239,13 +243,18 @@ impl Memory {
         }
     }
 
-    /// The Controller, or an operator, has said something of this path, or of all.
-    fn is_told(&mut self, path: Option<Part>) {
-        let Some(told @ Told::Paths(_)) = self.unsaved.as_mut().and_then(|unsaved| unsaved.told.as_mut()) else {
+    /// Whether the files are another process's still.
+    fn is_beside(&self) -> bool {
+        self.unsaved.as_ref().is_some_and(|unsaved| unsaved.told.is_some())
+    }
+
+    /// The Controller, or an operator, has said something of this path, or of one question of it, or of all.
+    fn is_told(&mut self, of: Option<(Part, Option<Part>)>) {
+        let Some(told @ Told::Some(_)) = self.unsaved.as_mut().and_then(|unsaved| unsaved.told.as_mut()) else {
             return;
         };
-        match (path, &mut *told) {
-            (Some(path), Told::Paths(paths)) if paths.len() < MAX_TOLD => drop(paths.insert(path)),
+        match (of, &mut *told) {
+            (Some(of), Told::Some(known)) if known.len() < MAX_TOLD => drop(known.insert(of)),
             _ => *told = Told::All,
         }
     }
@@ -350,7 +359,7 @@ impl Memory {
     /// Forgets all of a path, or everything: where that was, also where only a file was left that could not be removed.
     pub(super) fn forget(&mut self, path: Option<Part>) -> BTreeSet<Place> {
         self.outdated.forget(path);
-        self.is_told(path);
+        self.is_told(path.map(|path| (path, None)));
         let first = Place { path: path.unwrap_or_default(), subject: Part::default(), form: Part::default() };
         let is_meant = |place: &Place| path.is_none_or(|path| place.path == path);
         let left = self.unsaved.iter().flat_map(|unsaved| unsaved.removals.iter().chain(&unsaved.failed));
@@ -435,9 +444,11 @@ fn asked_in(entry: &Entry) -> Option<NonZeroU32> {
 }
 
 impl Told {
-    fn has(&self, path: &Part) -> bool {
+    fn has(&self, place: &Place) -> bool {
         match self {
-            Self::Paths(paths) => paths.contains(path),
+            Self::Some(known) => {
+                [None, Some(place.subject)].iter().any(|subject| known.contains(&(place.path, *subject)))
+            }
             Self::All => true,
         }
     }
@@ -648,6 +659,25 @@ mod tests {
         let unsaved: Vec<_> = std::iter::from_fn(|| memory.next_unsaved()).collect();
         let unsaved: Vec<_> = unsaved.into_iter().map(|(place, entry)| (place, entry.is_some())).collect();
         assert_eq!(unsaved, [(place(&gone), false), (place(&own), true)]);
+    }
+
+    #[test]
+    fn what_another_process_stored_of_other_questions_of_a_path_stays() {
+        let (mut memory, bounds) = (Memory::with_files(false), bounds(1 << 20, 100));
+        let [own, same, left, seen] = ["/c/a?own", "/c/a?same", "/c/a?left", "/c/a?seen"].map(key);
+        let stored = |key: &Key| entry(key, "eu", "then", b"x");
+        let place = |key: &Key| stored(key).place().expect("has one");
+        memory.insert(&own, stored(&own), &bounds);
+        for key in [&same, &seen] {
+            memory.found(place(key), 100, &bounds);
+            assert!(memory.read(place(key), Arc::into_inner(stored(key))));
+        }
+        memory.insert(&same, stored(&same), &bounds);
+        let files = [&own, &same, &left, &seen].map(|key| (place(key), 200)).to_vec();
+        memory.take_files(files, &bounds);
+        assert_sound(&memory);
+        assert!([&own, &same].iter().all(|key| memory.has(key, &region("eu"), &bounds)));
+        assert_eq!((memory.unread(&left), memory.unread(&seen)), (vec![place(&left)], vec![place(&seen)]));
     }
 
     #[test]
