@@ -415,8 +415,8 @@ pub(crate) fn without_tokens(text: &str) -> String {
 
 /// Whether a text may hold the value of a token, however it is encoded: such a text goes into no address and no name.
 pub(crate) fn holds_token(text: &str) -> bool {
-    let decoded: String = form_urlencoded::parse(text.as_bytes()).flat_map(|(name, value)| [name, value]).collect();
-    [text, &decoded].into_iter().any(|text| without_tokens(text) != *text)
+    let holds = |text: &str| without_tokens(text) != *text;
+    holds(text) || form_urlencoded::parse(text.as_bytes()).any(|(name, value)| holds(&name) || holds(&value))
 }
 
 /// Fewest letters and digits in a row that are taken for a secret.
@@ -475,6 +475,7 @@ mod tests {
         {
             assert!(holds_token(text), "{text}");
         }
+        assert!(!holds_token("user=fleet&state=active&sort=description&permission=configs%3Aread"));
         assert!(!holds_token("plant 7 & 50%") && !holds_token(&secret[..31]));
     }
 

@@ -99,7 +99,9 @@ impl Mark {
         let key = match (by, key) {
             (SortKey::Created, None) => OwnKey::Id,
             // Its end is marked: who reads a form may trim what is in it.
-            (SortKey::Description | SortKey::Owner, Some(text)) => OwnKey::Text(text.strip_suffix('.')?.into()),
+            (SortKey::Description | SortKey::Owner, Some(text)) => {
+                OwnKey::Text(unescaped(text.strip_suffix('.')?)?.into())
+            }
             (SortKey::LastUsed | SortKey::Expires, Some("")) => OwnKey::Moment(None),
             (SortKey::LastUsed | SortKey::Expires, Some(text)) => OwnKey::Moment(Some(text.parse().ok()?)),
             _ => return None,
@@ -112,11 +114,33 @@ impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             OwnKey::Id => write!(f, "{}", self.id),
-            OwnKey::Text(text) => write!(f, "{}.{text}.", self.id),
+            OwnKey::Text(text) => write!(f, "{}.{}.", self.id, escaped(text)),
             OwnKey::Moment(None) => write!(f, "{}.", self.id),
             OwnKey::Moment(Some(moment)) => write!(f, "{}.{moment}", self.id),
         }
     }
+}
+
+/// In a single line: forms have line ends of their own.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r")
+}
+
+fn unescaped(text: &str) -> Option<String> {
+    let mut symbols = text.chars();
+    let mut plain = String::new();
+    while let Some(symbol) = symbols.next() {
+        plain.push(match symbol {
+            '\\' => match symbols.next()? {
+                'n' => '\n',
+                'r' => '\r',
+                '\\' => '\\',
+                _ => return None,
+            },
+            symbol => symbol,
+        });
+    }
+    Some(plain)
 }
 
 /// Which part of a list.
@@ -142,12 +166,14 @@ mod tests {
         for (by, key) in [
             (SortKey::Created, Key::Id),
             (SortKey::Description, Key::Text("plant 7.\nabc123")),
+            (SortKey::Description, Key::Text("c:\\new\\\r\n")),
             (SortKey::Owner, Key::Text("")),
             (SortKey::LastUsed, Key::Moment(None)),
             (SortKey::LastUsed, Key::Moment(moment)),
             (SortKey::Expires, Key::Moment(Some(Timestamp::MAX))),
         ] {
             let mark = Mark::new(id, key);
+            assert!(!mark.to_string().contains(['\n', '\r']), "{mark}");
             assert_eq!(Mark::parse(&mark.to_string(), by), Some(mark), "{by}");
         }
         for (text, by) in

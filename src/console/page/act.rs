@@ -225,7 +225,7 @@ async fn ask(
 
 /// Does it.
 pub(super) async fn submit(Path(verb): Path<String>, Submitted { visitor, form }: Submitted) -> Response {
-    let sent = Sent::of(&visitor, &form);
+    let sent = Sent::of(&visitor, &verb, &form);
     sent.once(async move {
         let done = try_submit(&visitor, &verb, &form).await;
         visitor.done(Section::Tokens, done)

@@ -127,7 +127,7 @@ async fn form_page(
 
 /// Takes the form.
 pub(super) async fn submit(Submitted { visitor, form }: Submitted) -> Response {
-    let sent = Sent::of(&visitor, &form);
+    let sent = Sent::of(&visitor, "create", &form);
     sent.once(async move {
         let done = match try_submit(&visitor, &form).await {
             // Whatever is wrong is said beside what was filled in, which is lost otherwise.

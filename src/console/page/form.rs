@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::trouble::Trouble;
+use crate::token::Digest;
 
 /// A form that was sent. Wiped when it is dropped: it may hold the value of a token.
 #[derive(Default)]
@@ -29,6 +30,17 @@ impl Form {
     /// Whether a box was ticked.
     pub(super) fn has(&self, name: &'static str) -> bool {
         self.text(name).is_some()
+    }
+
+    /// What tells it from every other form for the same.
+    pub(super) fn digest(&self, act: &str) -> Digest {
+        let parts = self.0.iter().flat_map(|(name, text)| [name.as_str(), text.as_str()]);
+        let text = [act].into_iter().chain(parts).fold(Zeroizing::new(String::new()), |mut text, part| {
+            text.push_str(&format!("{}:", part.len()));
+            text.push_str(part);
+            text
+        });
+        Digest::of(text.as_bytes())
     }
 
     /// What is there is known: a condition that is not understood must not be one that is left out.

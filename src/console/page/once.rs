@@ -67,10 +67,12 @@ impl Done {
 }
 
 impl Sent {
-    /// A form without a mark is done as often as it is sent.
-    pub(super) fn of(visitor: &Visitor, form: &Form) -> Self {
-        let mark = form.text("once").filter(|mark| mark.len() == 32);
-        let place = mark.and_then(|mark| visitor.console.sessions.sent(&visitor.key, mark)).unwrap_or_default();
+    /// A form without a mark is done as often as it is sent. One that was filled in anew, after going back to a page that the browser
+    /// had kept, has the mark of the former, and is another one.
+    pub(super) fn of(visitor: &Visitor, act: &str, form: &Form) -> Self {
+        let has_mark = form.text("once").is_some_and(|mark| mark.len() == 32);
+        let place = has_mark.then(|| visitor.console.sessions.sent(&visitor.key, form.digest(act)));
+        let place = place.flatten().unwrap_or_default();
         Self { console: Arc::clone(&visitor.console), key: visitor.key.clone(), place }
     }
 

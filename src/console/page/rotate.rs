@@ -83,7 +83,7 @@ async fn form_page(
 
 /// Takes the form.
 pub(super) async fn submit(Path(id): Path<String>, Submitted { visitor, form }: Submitted) -> Response {
-    let sent = Sent::of(&visitor, &form);
+    let sent = Sent::of(&visitor, &format!("rotate {id}"), &form);
     sent.once(async move {
         let done = match try_submit(&visitor, &id, &form).await {
             // What is wrong is said beside the form, where the token is one to see.

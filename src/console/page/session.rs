@@ -42,8 +42,8 @@ struct Session {
     notices: Vec<Notice>,
     /// Nobody is signed in by it any more: it is kept for whoever comes with its cookie, to be told what became of it.
     has_ended: bool,
-    /// Forms that were sent, by their marks, and what came of them.
-    sent: Vec<(String, Place)>,
+    /// Forms that were sent, and what came of them.
+    sent: Vec<(Digest, Place)>,
     /// What a bulk that broke off last has left.
     rest: Vec<TokenId>,
 }
@@ -209,17 +209,17 @@ impl Sessions {
         self.0.lock().get(&key.hash()).map(|session| session.rest.clone()).unwrap_or_default()
     }
 
-    /// What came of the form with this mark; nothing yet, where it is sent for the first time.
-    pub(super) fn sent(&self, key: &SessionKey, mark: &str) -> Option<Place> {
+    /// What came of this form; nothing yet, where it is sent for the first time.
+    pub(super) fn sent(&self, key: &SessionKey, form: Digest) -> Option<Place> {
         let mut sessions = self.0.lock();
         let sent = &mut sessions.get_mut(&key.hash())?.sent;
-        if let Some((_, place)) = sent.iter().find(|(other, _)| other == mark) {
+        if let Some((_, place)) = sent.iter().find(|(other, _)| *other == form) {
             return Some(Place::clone(place));
         }
         let excess = (sent.len() + 1).saturating_sub(MOST_FORMS);
         sent.drain(..excess);
         let place = Place::default();
-        sent.push((mark.to_owned(), Place::clone(&place)));
+        sent.push((form, Place::clone(&place)));
         Some(place)
     }
 
@@ -321,7 +321,7 @@ mod tests {
     fn a_form_has_one_outcome_until_it_is_acknowledged() {
         let sessions = Sessions::default();
         let key = begun(&sessions);
-        let of = |mark: &str| sessions.sent(&key, mark).expect("a session");
+        let of = |mark: &str| sessions.sent(&key, Digest::of(mark.as_bytes())).expect("a session");
         let set = |mark: &str, id| {
             let page = "a value".to_owned().into();
             *of(mark).try_lock().expect("free") = Some(Done::Made { id: TokenId::from_u64(id), page });
@@ -337,6 +337,6 @@ mod tests {
         );
         (0..MOST_FORMS).for_each(|number| drop(of(&number.to_string())));
         assert!(of("b").try_lock().expect("free").is_none(), "what is remembered is bounded");
-        assert!(sessions.sent(&SessionKey("0".repeat(64)), "a").is_none());
+        assert!(sessions.sent(&SessionKey("0".repeat(64)), Digest::of(b"a")).is_none());
     }
 }

@@ -7,13 +7,13 @@ use axum::extract::{RawQuery, Request, State};
 use axum::response::Response;
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::form::Form;
 use super::html::{self, Shell};
 use super::session;
 use super::trouble::Trouble;
-use super::visitor::{Arrival, Submitted, read};
+use super::visitor::{Arrival, Submitted, is_fetched, read};
 use crate::audit::Action as Audited;
 use crate::audit::Subject;
 use crate::clock::Instant;
@@ -71,7 +71,12 @@ fn page(console: &Console, parts: &Parts, status: StatusCode, next: String, prob
     let secure = if arrival.is_secure { "; Secure" } else { "" };
     let cookie = format!("{FORM_COOKIE}={nonce}; Path={base}/sign-in; HttpOnly; SameSite=Strict{secure}");
     let keys = arrival.session_keys(&parts.headers);
-    let notices = keys.iter().flat_map(|key| console.sessions.parting(key)).collect();
+    // Where a script asks, or only for the head, nobody sees them: who comes next does.
+    let is_shown = parts.method != Method::HEAD && !is_fetched(parts);
+    let notices = match is_shown {
+        true => keys.iter().flat_map(|key| console.sessions.parting(key)).collect(),
+        false => Vec::new(),
+    };
     let shell = Shell { title: "Sign in".to_owned(), csrf: nonce, notices, ..Shell::bare(base) };
     with_cookie(html::render(status, &SignInPage { shell, problem, next }), &cookie)
 }

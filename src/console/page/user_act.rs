@@ -194,7 +194,7 @@ pub(super) async fn submit(
     Path((name, verb)): Path<(String, String)>,
     Submitted { visitor, form }: Submitted,
 ) -> Response {
-    let sent = Sent::of(&visitor, &form);
+    let sent = Sent::of(&visitor, &format!("{verb} {name}"), &form);
     sent.once(async move {
         let done = try_submit(&visitor, &name, &verb, &form).await;
         visitor.done(Section::Users, done)

@@ -180,7 +180,7 @@ fn add_page(visitor: &Visitor, asked: &Form, status: StatusCode, problem: Option
 
 /// Takes it.
 pub(super) async fn add(Submitted { visitor, form }: Submitted) -> Response {
-    let sent = Sent::of(&visitor, &form);
+    let sent = Sent::of(&visitor, "add user", &form);
     sent.once(async move {
         let done = match try_add(&visitor, &form).await {
             // Whatever is wrong is said beside what was filled in, which is lost otherwise.

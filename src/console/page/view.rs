@@ -195,7 +195,7 @@ mod tests {
             "?text=a&sort=-last-used&after=0000000000007.2026-11-27T08%3A00%3A00Z",
             "?sort=created",
             "?user=max&before=0000000000007",
-            "?sort=description&after=0000000000007.plant+7%0A.",
+            "?sort=description&after=0000000000007.plant+7%5Cn.",
         ];
         for query in addresses {
             assert_eq!(view(query.trim_start_matches('?')).query_string(), query);

@@ -103,6 +103,11 @@ pub(super) struct Visitor {
     pub(super) registry: Registry,
 }
 
+/// Whether a script asks, for what becomes a dialog for example: browsers say so.
+pub(super) fn is_fetched(parts: &Parts) -> bool {
+    parts.headers.get(FETCHED).is_some_and(|kind| kind == "empty")
+}
+
 impl Visitor {
     /// As the registry knows them, for something that needs this.
     pub(super) fn actor(&self, needed: Option<Permission>) -> Actor {
@@ -234,8 +239,7 @@ impl FromRequestParts<Arc<Console>> for Visitor {
             console.note_use(parts, holder.token);
         }
         let registry = console.registry_for(parts, Some(holder.token));
-        // Browsers say so of what a script fetches, such as what becomes a dialog.
-        let is_fetched = parts.headers.get(FETCHED).is_some_and(|kind| kind == "empty");
+        let is_fetched = is_fetched(parts);
         let (console, method, is_shown) = (Arc::clone(console), parts.method.clone(), !is_poll && !is_fetched);
         Ok(Self { console, holder, key, csrf, method, is_shown, registry })
     }

@@ -80,6 +80,24 @@ async fn a_value_is_on_the_page_of_the_last_click() {
     }
 }
 
+/// A browser that goes back may show the page that it had, with the mark of then.
+#[tokio::test]
+async fn a_form_that_was_filled_in_anew_is_another_one() {
+    let site = Site::start().await;
+    let client = owner(&site).await;
+    let once = client.get("/add-user").await.hidden("once");
+    for name in ["ann", "ben", "ann"] {
+        let added = client.post("/add-user", &format!("once={once}&name={name}&role=viewer")).await;
+        assert_eq!(
+            (added.status, added.field("location")),
+            (303, Some(format!("/users/{name}").as_str())),
+            "{}",
+            added.body
+        );
+        assert_eq!(client.get(&format!("/users/{name}")).await.status, 200);
+    }
+}
+
 #[tokio::test]
 async fn what_was_done_is_told_by_the_last_click() {
     let site = Site::start().await;
