@@ -41,7 +41,7 @@ pub(super) struct ListQuery {
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// Start after this number: what `Link` says. (What is not chained yet has a place there too.)
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
     after: Option<u64>,
     /// Most entries of the page: 50, unless said otherwise.
     #[param(minimum = 1, maximum = 1000)]

@@ -29,8 +29,11 @@ use crate::token::{Permission, PermissionSet, RawToken, TokenId};
 pub(super) struct CreateToken {
     /// Its owner; without one, that of the calling token.
     user: Option<String>,
-    /// What it is for.
-    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")]
+    /// What it is for. Never a token's value.
+    #[schema(
+        max_length = 200,
+        pattern = r"^(?!.*[0-9A-Fa-f]{64})[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     description: String,
     /// What it shall permit, at least one; no more than the calling token does.
     #[schema(min_items = 1)]

@@ -62,10 +62,15 @@ pub(super) struct TokenFilter {
     #[param(schema_with = only_true, required = false)]
     pub(super) never_used: bool,
     /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
-    /// name. At most 200 characters, and never a token.
+    /// name. At most 200 characters, and never a token: no 32 letters and digits in a row.
     #[serde(default, deserialize_with = "present")]
-    #[schema(min_length = 1, max_length = 200, nullable = false)]
-    #[param(min_length = 1, max_length = 200)]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = "^([A-Za-z0-9]{0,31}[^A-Za-z0-9])*[A-Za-z0-9]{0,31}$",
+        nullable = false
+    )]
+    #[param(min_length = 1, max_length = 200, pattern = "^([A-Za-z0-9]{0,31}[^A-Za-z0-9])*[A-Za-z0-9]{0,31}$")]
     pub(super) text: Option<String>,
 }
 
@@ -157,8 +162,8 @@ pub(super) struct ListQuery {
     #[param(schema_with = only_true, required = false)]
     never_used: bool,
     /// Only those with this text, in any case, in the description, the id, the last characters of the value or the owner's
-    /// name. At most 200 characters, and never a token.
-    #[param(min_length = 1, max_length = 200)]
+    /// name. At most 200 characters, and never a token: no 32 letters and digits in a row.
+    #[param(min_length = 1, max_length = 200, pattern = "^([A-Za-z0-9]{0,31}[^A-Za-z0-9])*[A-Za-z0-9]{0,31}$")]
     text: Option<String>,
     /// Start after this id, the last one of the page before.
     #[param(inline)]
