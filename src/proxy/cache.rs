@@ -27,6 +27,7 @@ mod seal;
 mod settings;
 mod shared;
 mod status;
+mod unsaved;
 
 use std::io;
 use std::rc::Rc;
