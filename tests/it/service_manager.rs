@@ -1,11 +1,14 @@
 //! What systemd is told, and what its journal gets.
 
-use std::io::Read as _;
+use std::io::{PipeReader, Read as _};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, fstat, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::harness::{PATIENCE, RedisServer, Serving, run};
 
@@ -16,6 +19,13 @@ struct Told {
 }
 
 impl Told {
+    /// At this path, which is told to nobody yet.
+    fn at(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        Self { socket, lines: Vec::new() }
+    }
+
     fn until(&mut self, expected: &str) {
         self.until_all(expected, 1);
     }
@@ -34,13 +44,39 @@ impl Told {
     }
 }
 
+/// A sidecar with a configuration file, as a service.
+struct Unit {
+    told: Told,
+    serving: Serving,
+    file: PathBuf,
+    _directory: TempDir,
+    _redis: RedisServer,
+}
+
+impl Unit {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, file) = (directory.path().join("notify"), directory.path().join("tollgate.toml"));
+        let told = Told::at(&path);
+        std::fs::write(&file, "").expect("writes");
+        let redis = RedisServer::start();
+        let (path, config) = (path.display().to_string(), file.display().to_string());
+        let variables = [("NOTIFY_SOCKET", path.as_str()), ("TOLLGATE_CONFIG", config.as_str())];
+        let serving = Serving::start(&redis.url(), &variables).await;
+        Self { told, serving, file, _directory: directory, _redis: redis }
+    }
+}
+
+fn signal(serving: &Serving, signal: Signal) {
+    let pid = Pid::from_raw(serving.pid().cast_signed()).expect("a process");
+    kill_process(pid, signal).expect("a signal");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_that_it_accepts_how_fresh_it_is_that_it_is_alive_and_that_it_stops() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("notify");
-    let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
-    let mut told = Told { socket, lines: Vec::new() };
+    let mut told = Told::at(&path);
     // A registry that is away: that is no reason to start it again.
     let redis = RedisServer::start();
     redis.pause();
@@ -52,8 +88,7 @@ async fn systemd_is_told_that_it_accepts_how_fresh_it_is_that_it_is_alive_and_th
         told.until("READY=1");
         told.until("STATUS=not ready: the token registry has not been read yet");
         told.until_all("WATCHDOG=1", 5);
-        let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        signal(&serving, Signal::TERM);
         told.until("STOPPING=1");
         let fed = told.lines.iter().filter(|line| *line == "WATCHDOG=1").count();
         told.until_all("WATCHDOG=1", fed + 3);
@@ -66,22 +101,12 @@ async fn systemd_is_told_that_it_accepts_how_fresh_it_is_that_it_is_alive_and_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_of_reloads_and_that_they_are_over_also_when_they_were_refused() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (path, file) = (directory.path().join("notify"), directory.path().join("tollgate.toml"));
-    let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
-    let mut told = Told { socket, lines: Vec::new() };
-    std::fs::write(&file, "").expect("writes");
-    let redis = RedisServer::start();
-    let (path, config) = (path.display().to_string(), file.display().to_string());
-    let variables = [("NOTIFY_SOCKET", path.as_str()), ("TOLLGATE_CONFIG", config.as_str())];
-    let serving = Serving::start(&redis.url(), &variables).await;
+    let Unit { mut told, serving, file, _directory, _redis } = Unit::start().await;
     tokio::task::spawn_blocking(move || {
         told.until("READY=1");
-        let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
         for (times, text) in [(1, "[limits]\nmax_headers = 9\n"), (2, "nonsense")] {
             std::fs::write(&file, text).expect("writes");
-            rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+            signal(&serving, Signal::HUP);
             told.until_all("RELOADING=1", times);
             told.until_all("READY=1", times + 1);
         }
@@ -107,8 +132,7 @@ fn fill(path: &str) {
 async fn a_manager_that_does_not_read_is_told_later_and_waited_for_by_nobody() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("notify");
-    let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
+    let mut told = Told::at(&path);
     let path = path.display().to_string();
     fill(&path);
     let redis = RedisServer::start();
@@ -116,11 +140,9 @@ async fn a_manager_that_does_not_read_is_told_later_and_waited_for_by_nobody() {
     let variables = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "600000")];
     let mut serving = Serving::start(&redis.url(), &variables).await;
     serving.says("ready").await;
-    let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+    signal(&serving, Signal::HUP);
     serving.says("configuration reloaded: no key was changed that a reload can exchange").await;
     assert_eq!(serving.readiness().await, 200);
-    let mut told = Told { socket, lines: Vec::new() };
     let told = tokio::task::spawn_blocking(move || {
         told.until("READY=1");
         told.until("STATUS=ready");
@@ -138,22 +160,12 @@ async fn a_manager_that_does_not_read_is_told_later_and_waited_for_by_nobody() {
 /// Else the manager would take it for one that reloads for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_whose_files_hang_is_over_after_a_while() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (path, file) = (directory.path().join("notify"), directory.path().join("tollgate.toml"));
-    let socket = UnixDatagram::bind(&path).expect("a socket");
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(100))).expect("a timeout");
-    let mut told = Told { socket, lines: Vec::new() };
-    std::fs::write(&file, "").expect("writes");
-    let redis = RedisServer::start();
-    let (path, config) = (path.display().to_string(), file.display().to_string());
-    let variables = [("NOTIFY_SOCKET", path.as_str()), ("TOLLGATE_CONFIG", config.as_str())];
-    let serving = Serving::start(&redis.url(), &variables).await;
+    let Unit { mut told, serving, file, _directory, _redis } = Unit::start().await;
     tokio::task::spawn_blocking(move || {
         told.until("READY=1");
         std::fs::remove_file(&file).expect("is there");
         mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-        let pid = rustix::process::Pid::from_raw(serving.pid().cast_signed()).expect("a process");
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("a signal");
+        signal(&serving, Signal::HUP);
         told.until("RELOADING=1");
         told.until_all("READY=1", 2);
     })
@@ -161,25 +173,22 @@ async fn a_reload_whose_files_hang_is_over_after_a_while() {
     .expect("told");
 }
 
+/// Runs the program with the journal for its standard error.
+fn with_journal(variables: &[(&str, &str)], arguments: &[&str]) -> (Child, PipeReader) {
+    let (log, write) = std::io::pipe().expect("a pipe");
+    let found = fstat(&write).expect("a pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.env_clear().envs(variables.iter().copied()).args(arguments).stdout(Stdio::null()).stderr(write);
+    command.env("JOURNAL_STREAM", format!("{}:{}", found.st_dev, found.st_ino));
+    (command.spawn().expect("starts"), log)
+}
+
 #[test]
 fn lines_for_the_journal_have_their_priority() {
+    let store = ["--store", "sqlite:/nonexistent/t.db"];
+    let arguments = [&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"][..], &store].concat();
     for format in ["text", "json"] {
-        let (mut log, write) = std::io::pipe().expect("a pipe");
-        let found = fstat(&write).expect("a pipe");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.env_clear().env("TOLLGATE_LOG__FORMAT", format).stdout(Stdio::null()).stderr(write);
-        command.env("JOURNAL_STREAM", format!("{}:{}", found.st_dev, found.st_ino));
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-            "--store",
-            "sqlite:/nonexistent/t.db",
-        ]);
-        let mut child = command.spawn().expect("starts");
-        drop(command);
+        let (mut child, mut log) = with_journal(&[("TOLLGATE_LOG__FORMAT", format)], &arguments);
         let mut text = Vec::new();
         let mut buffer = [0; 4096];
         while !text.ends_with(b"\n") {
@@ -199,15 +208,9 @@ fn lines_for_the_journal_have_their_priority() {
 
 #[test]
 fn why_it_does_not_start_is_an_error_in_the_journal() {
-    let (mut log, write) = std::io::pipe().expect("a pipe");
-    let found = fstat(&write).expect("a pipe");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.env_clear().stdout(Stdio::null()).stderr(write);
-    command.env("JOURNAL_STREAM", format!("{}:{}", found.st_dev, found.st_ino));
-    command.env("TOLLGATE_LIMITS__MAX_HEADERS", "many").env("TOLLGATE_ACCESS_LOG__OUTPUT", "/nonexistent/access.log");
-    command.args(["serve", "--store", "sqlite:/nonexistent/t.db"]);
-    let mut child = command.spawn().expect("starts");
-    drop(command);
+    let variables =
+        [("TOLLGATE_LIMITS__MAX_HEADERS", "many"), ("TOLLGATE_ACCESS_LOG__OUTPUT", "/nonexistent/access.log")];
+    let (mut child, mut log) = with_journal(&variables, &["serve", "--store", "sqlite:/nonexistent/t.db"]);
     let mut text = String::new();
     log.read_to_string(&mut text).expect("text");
     assert!(!child.wait().expect("ends").success());
