@@ -2,6 +2,7 @@
 //! is the same everywhere.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::banner::url;
@@ -12,6 +13,9 @@ use crate::upstream::CredentialMode;
 
 /// Whoever presses Ctrl-C is waiting.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Connections at once.
+const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(1000).expect("more than none");
 
 /// The configuration of the sidecar, in front of a stand-in at these two addresses.
 ///
@@ -33,6 +37,8 @@ pub(crate) fn config(
     };
     let mut config = config::load(&nothing, &overrides)?;
     config.timeouts.drain = DRAIN;
+    // Few try it at once, and a usual limit of open files has room for them.
+    config.limits.max_connections = MAX_CONNECTIONS;
     // The stand-in asks for none, and a token is best not sent where nobody needs it.
     config.upstreams.api.credential = CredentialMode::Strip;
     config.upstreams.heartbeat.credential = CredentialMode::Strip;
